@@ -1,0 +1,45 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+.PHONY: help setup demo test bench lint format constraints clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "setting up $(VENV) (about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[test,bench]'
+	@touch $@
+
+setup: $(VENV)/.ready ## Make .venv with the package and everything the tests need
+
+demo: setup ## Score a small live lake on two simulated replicas and audit the result
+	@$(BIN)/mira-stream demo
+
+test: setup lint ## Run all tests that need pip alone
+	@$(BIN)/python -m pytest
+
+lint: setup ## Layers, style, types
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/ruff check --no-cache --quiet .
+	@$(BIN)/ruff format --no-cache --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+
+format: setup ## Format the tree
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format --quiet .
+
+bench: setup ## Measure, and write bench/results/
+	@$(BIN)/python -m bench
+
+constraints: ## Pin what is installed in .venv now (no index address goes in)
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | sort -f > constraints.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What a user asks about a lake: is anything lost or doubled?"""

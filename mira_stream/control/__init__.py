@@ -1,0 +1,1 @@
+"""Decisions: synchronous, deterministic, with `now` and jitter as arguments."""

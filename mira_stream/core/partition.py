@@ -1,0 +1,36 @@
+"""Partitions: one chain of output each, named so that no source name can leave the sink's folder."""
+
+from hashlib import blake2b
+
+_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
+_NAME_BYTES_MAX = 200
+_NAME_BYTES_KEPT = 160
+
+
+def encode_name(name: str) -> str:
+    """`name` as one path component: bytes outside `[A-Za-z0-9_.-]` as `%XX`, never `.`, `..` or empty."""
+    if name in ("", ".", ".."):
+        return name.replace(".", "%2E") or "%"
+    raw = name.encode("utf-8", "surrogatepass")
+    encoded = "".join(chr(b) if b in _SAFE else f"%{b:02X}" for b in raw)
+    if len(encoded) <= _NAME_BYTES_MAX:
+        return encoded
+    return f"{encoded[:_NAME_BYTES_KEPT]}~{blake2b(raw, digest_size=8).hexdigest()}"
+
+
+def shard_of(uri: str, shards: int) -> int:
+    """The shard of an object: a hash of its uri, so that all its versions meet in one chain."""
+    assert shards >= 1
+    return (
+        int.from_bytes(blake2b(uri.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") % shards
+    )
+
+
+def partition_name(source: str, uri: str, shards: int) -> str:
+    """`source=<source>/shard=<NN>`."""
+    return f"source={encode_name(source)}/shard={shard_of(uri, shards):02d}"
+
+
+def segment_name(partition: str, seq: int, plan_id: str) -> str:
+    """The `segment` column of a row: `<partition>/<seq, 8 digits>#<plan_id>`."""
+    return f"{partition}/{seq:08d}#{plan_id}"

@@ -1,0 +1,49 @@
+"""What a request was expected to cost and what it did cost, in tokens."""
+
+import msgspec
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens as the replica reported them. `cached_tokens` is None where the server does not say (not 0)."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None = None
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A 200 answer: the text, why it ended (`stop`, `length`, …), its usage, the model that answered, and the time."""
+
+    text: str
+    finish_reason: str | None
+    usage: Usage
+    model: str
+    latency_seconds: float
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """One entry of `/v1/models`."""
+
+    model: str
+    max_model_len: int | None
+
+
+class Load(msgspec.Struct, frozen=True):
+    """One look at a replica's `/metrics`: counts and counters are sums over its engines, usage is their mean.
+
+    None where the server does not export the metric. Ratios are 0…1, times are seconds.
+    """
+
+    running: int
+    waiting: int
+    kv_usage: float | None
+    kv_usage_max: float | None = None
+    prompt_tokens: float | None = None
+    generation_tokens: float | None = None
+    preemptions: float | None = None
+    prefix_cache_queries: float | None = None
+    prefix_cache_hits: float | None = None
+    prefill_seconds: float | None = None
+    process_start_seconds: float | None = None
+    blocks: int | None = None
+    engines: int = 1

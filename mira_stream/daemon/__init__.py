@@ -1,0 +1,1 @@
+"""The service: configuration, composition root, lifecycle, HTTP."""

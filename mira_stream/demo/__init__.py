@@ -1,0 +1,1 @@
+"""The main job on a small sample lake, on one machine, in a minute."""

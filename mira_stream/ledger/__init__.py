@@ -1,0 +1,1 @@
+"""The durable write-ahead cache of outcomes, plans and progress."""

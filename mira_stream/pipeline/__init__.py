@@ -1,0 +1,1 @@
+"""The way of a record, stage by stage; knows ports only."""

@@ -1,0 +1,222 @@
+"""The seams: every Protocol that the pipeline and the adapters agree on, each method with its guarantee.
+
+All methods are cancel points unless they are plain `def`. Errors are those of `core/errors.py`; nothing else leaks.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from mira_stream.control.intervals import IntervalSet
+from mira_stream.core.outcome import Reason
+from mira_stream.core.record import Line, ObjectVersion, RecordKey
+from mira_stream.core.segment import Plan, PublishedKey, Received, Trailer
+from mira_stream.core.usage import Load, Reply, ServedModel
+
+Clock = Callable[[], float]
+"""Monotonic seconds."""
+
+
+class StoredObject(msgspec.Struct, frozen=True):
+    """One entry of a listing. `modified` is seconds since the epoch; `etag` is without quotes and `W/`.
+
+    For a local file `etag` is only a change mark (device, inode, mtime, size), never an identity.
+    """
+
+    key: str
+    etag: str
+    size: int
+    modified: float
+
+
+class ObjectStore(Protocol):
+    """A prefix of an object store, or a folder. Keys are relative to `uri`, with `/` between parts."""
+
+    @property
+    def uri(self) -> str:
+        """`s3://bucket/prefix`, `file:///real/path`, …, without a trailing slash, query or credentials."""
+
+    def list(self, prefix: str = "", after: str | None = None) -> AsyncIterator[list[StoredObject]]:
+        """Pages of objects under `prefix`, keys `> after` only; bounded memory; order is not promised.
+
+        `prefix` ends at a path boundary. Temporary and hidden names of our own are left out.
+        """
+
+    async def get(
+        self, key: str, *, start: int = 0, end: int | None = None, etag: str | None = None
+    ) -> bytes:
+        """The bytes `[start, end)`; past the end is shorter, not an error.
+
+        Raises Overwritten if `etag` is given and no longer current, Missing if the object is gone.
+        """
+
+    async def head(self, key: str) -> StoredObject | None:
+        """The object's entry, or None if it is not there."""
+
+    async def create(self, key: str, data: bytes) -> None:
+        """Create-if-absent, atomic and durable on return: readers see all of it or nothing.
+
+        Raises AlreadyExists if something is there; Transient if the result is unknown (it may have landed) or the
+        store asked to retry (409); Saturated on SlowDown.
+        """
+
+    async def delete(self, key: str) -> None:
+        """Remove the object; gone already is no error. Used for the probe's own files only."""
+
+
+class SeenObject(msgspec.Struct, frozen=True):
+    """One object version as discovery found it. `change` tells one sight of a growing local file from the next."""
+
+    version: ObjectVersion
+    key: str
+    source: str
+    size: int
+    modified: float
+    change: str
+
+
+class ObjectEnd(msgspec.Struct, frozen=True):
+    """Where reading stopped. `reason` None and `settled`: a clean end, `lines` rows in all.
+
+    `settled` False: more may come (a growing file, `lines` so far). A `reason`: the object ends badly, its dead letter
+    stands at ordinal `lines`.
+    """
+
+    lines: int
+    settled: bool = True
+    reason: Reason | None = None
+    message: str = ""
+
+
+class LineBatch(msgspec.Struct, frozen=True):
+    """Some lines in order, at most about 1 MiB of them unless one line is longer; `end` is set on the last batch."""
+
+    lines: tuple[Line, ...]
+    end: ObjectEnd | None = None
+
+
+class Source(Protocol):
+    """A live prefix of objects."""
+
+    def discover(self, *, known: Callable[[str], str | None]) -> AsyncIterator[Sequence[SeenObject]]:
+        """One full listing, page by page, in bounded memory; each object once.
+
+        `known(uri)` is the `change` mark under which the caller has seen a uri, or None; unchanged objects are left
+        out. Names that are not objects are ignored and counted.
+        """
+
+    def read(self, version: ObjectVersion, *, once: bool) -> AsyncIterator[LineBatch]:
+        """All lines of that version, in order, from ordinal 0; the last batch carries the end.
+
+        Never raises for what the bytes are: damage is an `end.reason`. Raises Transient for I/O trouble, Missing if
+        the object is gone. `once` decides about unsettled tails as the design says for `--once`.
+        """
+
+
+class PendingObject(msgspec.Struct, frozen=True):
+    """An object that is discovered and not ended. `done` holds the generation-0 ordinals that need no reading.
+
+    `superseded`: this version arrived while another one of the same uri is kept (`on_overwrite = "first"`).
+    """
+
+    seen: SeenObject
+    done: IntervalSet
+    superseded: bool = False
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """What one partition holds that is durable and not yet published. `oldest` is ledger time (monotonic seconds)."""
+
+    partition: str
+    rows: int
+    bytes: int
+    oldest: float
+    sealed: bool
+
+
+class Ledger(Protocol):
+    """The durable write-ahead cache of one daemon. Everything it returns from has been synced to disk."""
+
+    def known(self, uri: str) -> str | None:
+        """The `change` mark of the last sight of `uri` (in memory or a quick read; not a cancel point)."""
+
+    async def discover(self, seen: Sequence[SeenObject]) -> int:
+        """Remember objects; those already ended and unchanged are not pending again. Returns how many are new."""
+
+    async def next_pending(self, limit: int, exclude: frozenset[str]) -> Sequence[PendingObject]:
+        """Up to `limit` pending objects in order of discovery, whose uri is not in `exclude`; not those postponed."""
+
+    async def postpone(self, version: ObjectVersion) -> None:
+        """The object is not settled: pending again at the next discovery."""
+
+    async def end_object(self, version: ObjectVersion, lines: int) -> None:
+        """The end of the object was read: `lines` rows in all. Called before its last row is received."""
+
+    async def receive(self, received: Received) -> bool:
+        """Make an outcome durable (group commit). False if that record is received or published already."""
+
+    async def seal(self, partition: str) -> Plan | None:
+        """Fix the next plan of the partition, durable; the unconfirmed one if there is one; None if nothing waits."""
+
+    async def advance(self, plan: Plan) -> None:
+        """The plan is published: mark its ranges, delete its rows, move on to seq + 1. Idempotent."""
+
+    async def adopt(self, trailer: Trailer, rows: Sequence[PublishedKey]) -> Sequence[RecordKey]:
+        """Somebody else published (partition, seq): take over its ranges and lines, also of unknown objects, drop our
+        stored copies of its rows and the sealed plan of that seq. Returns the keys of the dropped rows."""
+
+    async def is_published(self, key: RecordKey) -> bool:
+        """Whether that row is in the published ranges."""
+
+    async def chains(self) -> dict[str, int]:
+        """For each partition the next seq."""
+
+    async def backlogs(self) -> Sequence[Backlog]:
+        """What waits, per partition."""
+
+    async def unpublished(self) -> Sequence[RecordKey]:
+        """The keys of all rows received and not published, in order of receipt; bounded by the backlog limit."""
+
+    async def close(self) -> None:
+        """Sync and release the lock; idempotent."""
+
+
+class Sink(Protocol):
+    """The published segments: the truth."""
+
+    async def publish(self, plan: Plan) -> Trailer:
+        """Steps 3 and 4: create the segment and confirm whose it is; retries until known.
+
+        Returns the trailer that stands at (partition, seq): ours if its `plan_id` is the plan's.
+        """
+
+    async def trailer(self, partition: str, seq: int) -> Trailer | None:
+        """The trailer of a segment, by one bounded range read; None if there is no such segment. Raises Corrupt."""
+
+    async def rows(self, partition: str, seq: int) -> Sequence[PublishedKey]:
+        """The keys and outcomes of a published segment's rows."""
+
+    async def partitions(self) -> Sequence[str]:
+        """All partitions that have a segment."""
+
+
+class Replica(Protocol):
+    """One vLLM server at one base URL."""
+
+    @property
+    def name(self) -> str:
+        """Its base URL, without credentials; the metric label."""
+
+    async def ask(self, body: bytes, *, timeout_seconds: float) -> Reply:
+        """POST one chat completion. Raises Transient, Saturated or Permanent. Cancelling closes the connection, which
+        makes the server drop the request."""
+
+    async def models(self) -> Sequence[ServedModel]:
+        """`/v1/models`."""
+
+    async def count(self, body: bytes) -> int:
+        """`/tokenize`: prompt tokens of a body with `messages`, chat template included."""
+
+    async def load(self) -> Load:
+        """`/metrics`, read once."""

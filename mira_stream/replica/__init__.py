@@ -1,0 +1,1 @@
+"""The vLLM client: requests, models, token counts, load."""

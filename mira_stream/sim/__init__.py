@@ -1,0 +1,1 @@
+"""A simulated vLLM replica, for demo, planning, tests and bench."""

@@ -1,0 +1,1 @@
+"""Segments out: their form, and the commit by create-if-absent."""

@@ -1,0 +1,1 @@
+"""Objects in, lines out: stores, discovery, codecs, framing."""
