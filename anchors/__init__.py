@@ -1,1 +1,1 @@
-"""Rubric anchors as package data (`mira_stream.anchor_data`); the files are described in README.md."""
+"""The rubric anchors as data; installed as `mira_stream.anchor_data`. See README.md here for provenance."""

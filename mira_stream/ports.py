@@ -153,8 +153,11 @@ class Ledger(Protocol):
     async def end_object(self, version: ObjectVersion, lines: int) -> None:
         """The end of the object was read: `lines` rows in all. Called before its last row is received."""
 
-    async def receive(self, received: Received) -> bool:
-        """Make an outcome durable (group commit). False if that record is received or published already."""
+    async def receive(self, received: Sequence[Received]) -> Sequence[bool]:
+        """Make outcomes durable in one transaction, in this order (the caller groups: at most 256 or 50 ms).
+
+        For each: False if that record is received or published already.
+        """
 
     async def seal(self, partition: str) -> Plan | None:
         """Fix the next plan of the partition, durable; the unconfirmed one if there is one; None if nothing waits."""

@@ -1,0 +1,277 @@
+"""Discovery and reading: objects become raw records, nothing is read before a place downstream is free."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+
+from mira_stream.control.intervals import IntervalSet
+from mira_stream.core.errors import Missing, Saturated, Transient
+from mira_stream.core.outcome import Reason
+from mira_stream.core.record import Line, ObjectVersion, RecordKey
+from mira_stream.pipeline.channel import Closed
+from mira_stream.pipeline.commit import Committer
+from mira_stream.pipeline.raw import RawRecord, Route
+from mira_stream.ports import Clock, Ledger, ObjectEnd, PendingObject, Source
+from mira_stream.telemetry import registry as metrics
+from mira_stream.telemetry.meters import Meters
+
+_log = structlog.get_logger(__name__)
+_PENDING_PAGE = 16
+_RETRY_SECONDS_MAX = 30.0
+
+
+class ReadSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How often to list, how many objects to read at once, and whether to stop when all is read."""
+
+    list_seconds: float
+    open_objects_max: int
+    once: bool
+
+
+class Discovery:
+    """Lists the source into the ledger, for ever or once."""
+
+    def __init__(
+        self,
+        source: Source,
+        ledger: Ledger,
+        *,
+        meters: Meters,
+        settings: ReadSettings,
+        clock: Clock,
+        wall: Clock,
+    ) -> None:
+        self._source = source
+        self._ledger = ledger
+        self._meters = meters
+        self._settings = settings
+        self._clock = clock
+        self._wall = wall
+        self.first_page = asyncio.Event()
+        self.found = asyncio.Event()
+        self.finished = False
+
+    async def run(self) -> None:
+        """List every `list_seconds`; return after one whole listing if `once`."""
+        delay = 1.0
+        while not self.finished:
+            try:
+                await self._list()
+            except (Transient, Saturated) as error:
+                self._meters.add(metrics.SOURCE_RETRIES)
+                _log.warning("listing failed, trying again", error=str(error), retry_seconds=delay)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _RETRY_SECONDS_MAX)
+                continue
+            delay = 1.0
+            self.finished = self._settings.once
+            self.found.set()
+            if not self.finished:
+                await asyncio.sleep(self._settings.list_seconds)
+
+    async def _list(self) -> None:
+        began = self._clock()
+        async for page in self._source.discover(known=self._ledger.known):
+            new = await self._ledger.discover(page)
+            self._meters.add(metrics.SOURCE_OBJECTS_DISCOVERED, new)
+            self.first_page.set()
+            self.found.set()
+        self.first_page.set()
+        self._meters.set(metrics.SOURCE_LISTING_SECONDS, self._clock() - began)
+        self._meters.set(metrics.SOURCE_LISTED_TIMESTAMP_SECONDS, self._wall())
+
+
+class Reader:
+    """Reads pending objects, a few at a time, into the channels of the prepare stage."""
+
+    def __init__(
+        self,
+        source: Source,
+        ledger: Ledger,
+        committer: Committer,
+        *,
+        route: Route,
+        meters: Meters,
+        settings: ReadSettings,
+    ) -> None:
+        self._source = source
+        self._ledger = ledger
+        self._committer = committer
+        self._route = route
+        self._meters = meters
+        self._settings = settings
+        self._pending: deque[PendingObject] = deque()
+        self._open: set[str] = set()
+        self.postponed = 0
+        meters.refresh_with(self._refresh)
+
+    async def run(self, discovery: Discovery) -> None:
+        """Read what discovery finds; return when a single listing is read to its end."""
+        places = asyncio.Semaphore(self._settings.open_objects_max)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await places.acquire()
+                pending = await self._next(discovery)
+                if pending is None:
+                    return
+                self._open.add(pending.seen.version.uri)
+                group.create_task(self._read_object(pending, places.release), name=f"read {pending.seen.key}")
+
+    async def _next(self, discovery: Discovery) -> PendingObject | None:
+        while True:
+            if self._pending:
+                return self._pending.popleft()
+            discovery.found.clear()
+            exhausted = discovery.finished
+            self._pending.extend(await self._ledger.next_pending(_PENDING_PAGE, frozenset(self._open)))
+            if self._pending:
+                continue
+            if exhausted:
+                return None
+            await discovery.found.wait()
+
+    async def _read_object(self, pending: PendingObject, done: Callable[[], None]) -> None:
+        version = pending.seen.version
+        self._committer.use(version)
+        try:
+            await ObjectReading(pending, self._source, self._ledger, self._emit, self._meters).run(
+                once=self._settings.once
+            )
+        except Closed:
+            return  # shutting down: what was not handed on is read again at the next start
+        finally:
+            self._committer.release(version)
+            self._open.discard(version.uri)
+            done()
+
+    async def _emit(self, record: RawRecord) -> None:
+        if self._committer.adopted(record.key):
+            return
+        await self._route(record.source).put(record, len(record.raw) + 1)
+        self._committer.enter(record.key)
+
+    def _refresh(self) -> None:
+        self._meters.set(metrics.SOURCE_OBJECTS_OPEN, len(self._open))
+        self._meters.set(metrics.SOURCE_OBJECTS_OPEN_LIMIT, self._settings.open_objects_max)
+
+
+Emit = Callable[[RawRecord], Awaitable[None]]
+
+
+class ObjectReading:
+    """One object version from its first unread line to its end.
+
+    The last line is held back until the end is known to the ledger, so that the segment which completes the object
+    always carries its number of lines.
+    """
+
+    def __init__(
+        self, pending: PendingObject, source: Source, ledger: Ledger, emit: Emit, meters: Meters
+    ) -> None:
+        self._pending = pending
+        self._version: ObjectVersion = pending.seen.version
+        self._source = source
+        self._ledger = ledger
+        self._emit = emit
+        self._meters = meters
+        self._held: Line | None = None
+        self._next = 0
+
+    async def run(self, *, once: bool) -> None:
+        """Emit all records that are not done yet, then close the object (or postpone it)."""
+        if self._pending.superseded:
+            await self._close_superseded()
+            return
+        end = await self._read_to_end(once=once)
+        if not end.settled:
+            await self._release_held()
+            await self._ledger.postpone(self._version)
+            self._meters.add(metrics.SOURCE_OBJECTS_POSTPONED)
+            _log.info("object is not settled yet; left for later", object=self._version.uri, lines=end.lines)
+            return
+        total = self._closing_ordinal(end) + 1 if end.reason else end.lines
+        await self._ledger.end_object(self._version, total)
+        await self._release_held()
+        for ordinal in self._undelivered(total):
+            await self._emit_closing(ordinal, end.reason, end.message)
+        self._meters.add(metrics.SOURCE_OBJECTS_ENDED, 1, (end.reason.value if end.reason else "none",))
+        if end.reason:
+            _log.warning("object ends badly", object=self._version.uri, reason=end.reason, detail=end.message)
+
+    async def _read_to_end(self, *, once: bool) -> ObjectEnd:
+        delay = 0.5
+        while True:
+            try:
+                return await self._read_lines(once=once)
+            except Missing:
+                return self._end_of_missing()
+            except (Transient, Saturated) as error:
+                self._meters.add(metrics.SOURCE_RETRIES)
+                _log.warning(
+                    "read failed, trying again", object=self._version.uri, error=str(error), seconds=delay
+                )
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _RETRY_SECONDS_MAX)
+
+    async def _read_lines(self, *, once: bool) -> ObjectEnd:
+        async for batch in self._source.read(self._version, once=once):
+            for line in batch.lines:
+                await self._take(line)
+            if batch.end is not None:
+                return batch.end
+        raise AssertionError(f"{self._version.uri}: the source gave no end")
+
+    async def _take(self, line: Line) -> None:
+        if line.ordinal < self._next:
+            return  # read before the connection broke
+        self._next = line.ordinal + 1
+        self._meters.add(metrics.SOURCE_LINE_BYTES, len(line.raw) + 1)
+        if line.ordinal in self._pending.done:
+            return
+        await self._release_held()
+        self._held = line
+
+    async def _release_held(self) -> None:
+        line = self._held
+        if line is None:
+            return
+        await self._emit(
+            RawRecord(
+                RecordKey(self._version, line.ordinal),
+                self._pending.seen.source,
+                line.raw,
+                Reason.LINE_TOO_LONG if line.oversized else None,
+            )
+        )
+        self._held = None
+
+    async def _emit_closing(self, ordinal: int, reason: Reason | None, message: str) -> None:
+        key = RecordKey(self._version, ordinal)
+        await self._emit(RawRecord(key, self._pending.seen.source, b"", reason, message))
+
+    def _closing_ordinal(self, end: ObjectEnd) -> int:
+        """Where the dead letter of a bad end stands: at the next ordinal, above everything that is done."""
+        last_done = max((stop for _, stop in self._pending.done.spans), default=0) - 1
+        return end.lines if end.lines >= last_done else last_done + 1
+
+    def _undelivered(self, total: int) -> list[int]:
+        """The ordinals below `total` that neither this nor an earlier reading could deliver, and never will."""
+        rest = IntervalSet.from_spans([(self._next, total)]) if self._next < total else IntervalSet()
+        return [n for start, stop in rest.minus(self._pending.done).spans for n in range(start, stop)]
+
+    def _end_of_missing(self) -> ObjectEnd:
+        started = self._next > 0 or bool(self._pending.done.spans)
+        if not started:
+            return ObjectEnd(lines=0)
+        return ObjectEnd(
+            lines=self._next, reason=Reason.TRUNCATED, message="the object was deleted while it was read"
+        )
+
+    async def _close_superseded(self) -> None:
+        await self._ledger.end_object(self._version, 1)
+        await self._emit_closing(0, Reason.SUPERSEDED, "another version of this object was kept")
+        self._meters.add(metrics.SOURCE_OBJECTS_ENDED, 1, (Reason.SUPERSEDED.value,))
+        _log.warning("object was overwritten; the first version stays", object=self._version.uri)
