@@ -71,15 +71,19 @@ def encode_segment(plan: Plan, *, level: int) -> bytes:
     """The file of a sealed plan. CPU-bound, up to seconds: run it in an executor."""
     assert plan.rows, "an empty plan is never sealed"
     segment = segment_name(plan.partition, plan.seq, plan.plan_id)
-    lines = [with_segment(row.encoded, segment) for row in plan.rows]
-    lines.append(b"")
-    options: dict[int, int] = {
-        zstd.CompressionParameter.compression_level: level,
-        zstd.CompressionParameter.checksum_flag: 1,
-        zstd.CompressionParameter.content_size_flag: 1,
-    }
-    # One shot, never streamed: only so does the frame say its content size, which one-shot readers need.
-    return zstd.compress(b"\n".join(lines), options=options) + _trailer_frame(plan.trailer)
+    compressor = zstd.ZstdCompressor(
+        options={
+            zstd.CompressionParameter.compression_level: level,
+            zstd.CompressionParameter.checksum_flag: 1,
+            zstd.CompressionParameter.content_size_flag: 1,
+        }
+    )
+    # The size is told beforehand, so that the frame says it: readers in one shot lose rows without it. Row by row,
+    # so that several publishers at once do not hold their segments twice.
+    added = len(with_segment(b"{}", segment) + b"\n") - len(b"{}")
+    compressor.set_pledged_input_size(sum(len(row.encoded) + added for row in plan.rows))
+    pieces = [compressor.compress(with_segment(row.encoded, segment) + b"\n") for row in plan.rows]
+    return b"".join((*pieces, compressor.flush(), _trailer_frame(plan.trailer)))
 
 
 def _trailer_frame(trailer: Trailer) -> bytes:

@@ -38,6 +38,14 @@ class Listed(msgspec.Struct, frozen=True):
     place: tuple[str, int] | None
 
 
+class Segment(msgspec.Struct, frozen=True):
+    """A published file; the first `data_bytes` of it are its data frame."""
+
+    key: str
+    trailer: Trailer
+    data_bytes: int
+
+
 class SegmentReader:
     """Reads what is published below one store.
 
@@ -49,7 +57,7 @@ class SegmentReader:
 
     def __init__(self, store: ObjectStore, *, patience: Patience, executor: Executor) -> None:
         self._store = store
-        self._patience = patience
+        self.patience = patience
         self._executor = executor
 
     @property
@@ -59,7 +67,7 @@ class SegmentReader:
 
     async def partitions(self) -> Sequence[str]:
         """All partitions that have a segment, sorted; foreign names and our own folder are left out."""
-        return await self._patience.until_known(self._list_partitions)
+        return await self.patience.until_known(self._list_partitions)
 
     async def _list_partitions(self) -> Sequence[str]:
         found: set[str] = set()
@@ -74,14 +82,19 @@ class SegmentReader:
 
     async def trailer(self, partition: str, seq: int) -> Trailer | None:
         """The trailer that stands at (partition, seq), or None if nothing does. Raises Corrupt."""
-        return await self._patience.until_known(lambda: self.look(partition, seq))
+        segment = await self.find(partition, seq)
+        return None if segment is None else segment.trailer
 
-    async def look(self, partition: str, seq: int) -> Trailer | None:
-        """`trailer`, tried once: raises Transient or Saturated too."""
+    async def find(self, partition: str, seq: int) -> Segment | None:
+        """The segment at (partition, seq), as far as its end tells, or None if there is none. Raises Corrupt."""
+        return await self.patience.until_known(lambda: self.look(partition, seq))
+
+    async def look(self, partition: str, seq: int) -> Segment | None:
+        """`find`, tried once: raises Transient or Saturated too."""
         key = segment_key(partition, seq)
         try:
-            entry = await self._patience.answered(lambda: self._store.head(key))
-            return None if entry is None else (await self._read_end(entry))[0]
+            entry = await self.patience.answered(lambda: self._store.head(key))
+            return None if entry is None else await self._read_end(entry)
         except Missing:
             return None
         except Corrupt as error:
@@ -89,67 +102,56 @@ class SegmentReader:
 
     async def rows(self, partition: str, seq: int) -> Sequence[PublishedKey]:
         """The keys of a segment's rows, in order. Raises Missing, or Corrupt if rows and trailer disagree."""
-        key = segment_key(partition, seq)
-        trailer = await self.trailer(partition, seq)
-        if trailer is None:
-            raise Missing(f"{self.uri}/{key} is gone")
-        segment = segment_name(partition, seq, trailer.plan_id)
+        segment = await self.find(partition, seq)
+        if segment is None:
+            raise Missing(f"{self.uri}/{segment_key(partition, seq)} is gone")
+        column = segment_name(partition, seq, segment.trailer.plan_id)
         keys: list[PublishedKey] = []
         digests: list[tuple[str, int, str]] = []
-        async for lines in self.lines(partition, seq):
+        async for lines in self.lines(segment):
             for line in lines:
-                row = self._parse(key, line)
+                row = self._parse(segment.key, line)
                 keys.append(row)
-                digests.append(
-                    (row.record_id, row.generation, row_digest(without_segment(line, segment) or b""))
-                )
-        if plan_id(digests) != trailer.plan_id:
-            raise self._corrupt(key, "its rows are not those of its plan")
+                digest = row_digest(without_segment(line, column) or line)
+                digests.append((row.record_id, row.generation, digest))
+        if plan_id(digests) != segment.trailer.plan_id:
+            raise self._corrupt(segment.key, "its rows are not those of its plan")
         return keys
 
-    async def lines(self, partition: str, seq: int) -> AsyncIterator[list[bytes]]:
+    async def lines(self, segment: Segment) -> AsyncIterator[list[bytes]]:
         """The rows of a segment in batches, as lines of JSON without 0x0A. Raises Missing or Corrupt.
 
         Memory is bounded by a piece of the file and the longest row.
         """
-        key = segment_key(partition, seq)
-        entry = await self._patience.fetched(lambda: self._store.head(key))
-        if entry is None:
-            raise Missing(f"{self.uri}/{key} is gone")
-        try:
-            trailer_size = (await self._patience.until_known(lambda: self._read_end(entry)))[1]
-            async for lines in self._decode(key, entry.size - trailer_size):
-                yield lines
-        except Corrupt as error:
-            raise self._corrupt(key, error) from error
-
-    async def _decode(self, key: str, data_bytes: int) -> AsyncIterator[list[bytes]]:
         decoder = RowDecoder()
-        for start in range(0, data_bytes, _PIECE_BYTES):
-            piece = await self._get(key, start, min(start + _PIECE_BYTES, data_bytes))
-            step = partial(next, decoder.feed(piece), None)
-            while (lines := await self._run(step)) is not None:
-                yield lines
-        decoder.close()
+        try:
+            for start in range(0, segment.data_bytes, _PIECE_BYTES):
+                end = min(start + _PIECE_BYTES, segment.data_bytes)
+                step = partial(next, decoder.feed(await self._get(segment.key, start, end)), None)
+                while (lines := await self._run(step)) is not None:
+                    yield lines
+            decoder.close()
+        except Corrupt as error:
+            raise self._corrupt(segment.key, error) from error
 
-    async def _read_end(self, entry: StoredObject) -> tuple[Trailer, int]:
-        """The trailer of a listed file and how many bytes it takes: one range read, two if it is long."""
+    async def _read_end(self, entry: StoredObject) -> Segment:
+        """What the end of a listed file tells: one range read, two if the trailer is long."""
         tail = await self._tail(entry, _TAIL_BYTES)
         size = trailer_bytes(tail)
         if len(tail) < size <= entry.size:
             tail = await self._tail(entry, size)
         trailer = await self._run(partial(read_trailer, tail)) if size > _TAIL_BYTES else read_trailer(tail)
-        if segment_key(trailer.partition, trailer.seq) != entry.key:
-            claimed = segment_key(trailer.partition, trailer.seq)
+        claimed = segment_key(trailer.partition, trailer.seq)
+        if claimed != entry.key:
             raise Corrupt(Reason.CORRUPT, f"its trailer is that of {claimed}")
-        return trailer, size
+        return Segment(entry.key, trailer, entry.size - size)
 
     async def _tail(self, entry: StoredObject, size: int) -> bytes:
         start = max(0, entry.size - size)
-        return await self._patience.answered(lambda: self._store.get(entry.key, start=start, end=entry.size))
+        return await self.patience.answered(lambda: self._store.get(entry.key, start=start, end=entry.size))
 
     async def _get(self, key: str, start: int, end: int) -> bytes:
-        return await self._patience.fetched(lambda: self._store.get(key, start=start, end=end))
+        return await self.patience.fetched(lambda: self._store.get(key, start=start, end=end))
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)

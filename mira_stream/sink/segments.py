@@ -43,24 +43,23 @@ class SegmentSink(SegmentReader):
         is no segment.
         """
         data = await self._run(lambda: encode_segment(plan, level=self._level))
-        return await self._patience.until_known(lambda: self._try_to_publish(plan, data))
+        return await self.patience.until_known(lambda: self._try_to_publish(plan, data))
 
     async def _try_to_publish(self, plan: Plan, data: bytes) -> Trailer:
         self._failpoint("publish.before")
         doubt = await self._create(segment_key(plan.partition, plan.seq), data)
         self._failpoint("publish.after")
         self._failpoint("confirm.before")
-        standing = plan.trailer if doubt is None else await self.look(plan.partition, plan.seq)
+        found = await self.look(plan.partition, plan.seq) if doubt else None
         self._failpoint("confirm.after")
-        if standing is None:
-            assert doubt is not None
+        if doubt and found is None:
             raise doubt
-        return standing
+        return found.trailer if found else plan.trailer
 
     async def _create(self, key: str, data: bytes) -> Transient | None:
         """None if the store says that ours was created; else what is wrong if nothing turns out to stand there."""
         try:
-            await self._patience.answered(lambda: self._store.create(key, data))
+            await self.patience.answered(lambda: self._store.create(key, data))
         except AlreadyExists:
             return Transient(TransientKind.SERVER, f"{self.uri}/{key} was there and is gone")
         except Transient as error:

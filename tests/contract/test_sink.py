@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,11 @@ from mira_stream.core.outcome import Outcome, Reason
 from mira_stream.core.partition import partition_name
 from mira_stream.core.record import ObjectVersion
 from mira_stream.ports import ObjectStore, Sink
-from mira_stream.sink.format import segment_key
+from mira_stream.sink.format import encode_segment, segment_key, trailer_bytes
 from mira_stream.sink.retry import Patience
 from mira_stream.sink.segments import SegmentSink
 from mira_stream.sink.settings import SinkSettings
+from mira_stream.source.store import StoreSettings, open_store
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.segments import PARTITION, A, plan, row
 
@@ -24,14 +25,12 @@ Story = Callable[[Sink, ObjectStore], Coroutine[None, None, None]]
 Play = Callable[[Story], None]
 
 
-def _memory(_: Path) -> ObjectStore:
+def _memory(_: Path, __: Executor) -> ObjectStore:
     return MemoryStore()
 
 
-def _local(folder: Path) -> ObjectStore:
-    from mira_stream.source.store import open_store
-
-    return open_store(str(folder))
+def _local(folder: Path, executor: Executor) -> ObjectStore:
+    return open_store(str(folder), StoreSettings(), executor=executor)
 
 
 @pytest.fixture(params=[_memory, _local], ids=["memory", "local"])
@@ -40,7 +39,7 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
 
     def run(story: Story) -> None:
         with ThreadPoolExecutor(2) as executor:
-            store = request.param(tmp_path)
+            store = request.param(tmp_path, executor)
             sink = SegmentSink(store, settings=SETTINGS, patience=Patience(SETTINGS), executor=executor)
             asyncio.run(story(sink, store))
 
@@ -169,8 +168,6 @@ def test_rows_that_are_not_those_of_the_plan_are_corrupt(play: Play) -> None:
     async def story(sink: Sink, store: ObjectStore) -> None:
         await sink.publish(PLAN)
         whole = await store.get(segment_key(PARTITION, 0))
-        from mira_stream.sink.format import encode_segment, trailer_bytes
-
         other = encode_segment(plan([row(A, 0)]), level=3)
         mixed = other[: -trailer_bytes(other)] + whole[-trailer_bytes(whole) :]
         await store.delete(segment_key(PARTITION, 0))

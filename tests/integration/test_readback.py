@@ -98,7 +98,8 @@ def test_duckdb(segment: Path) -> None:
     """DuckDB reads the file by its name alone, and a glob over the sink."""
     with duckdb.connect() as connection:
         found = connection.execute(
-            "select * from read_json(?, format='newline_delimited', sample_size=-1) order by ordinal",
+            "select * replace (scored_at::varchar as scored_at) "
+            "from read_json(?, format='newline_delimited', sample_size=-1) order by ordinal",
             [str(segment.parent / "*.jsonl.zst")],
         )
         names = [column[0] for column in found.description]

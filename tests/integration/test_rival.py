@@ -15,6 +15,7 @@ from mira_stream.sink.format import encode_segment, segment_key
 from mira_stream.sink.retry import Patience
 from mira_stream.sink.segments import SegmentSink
 from mira_stream.sink.settings import SinkSettings
+from mira_stream.source.store import StoreSettings, open_store
 from tests.fakes.memory_store import FaultyStore, MemoryStore, failing
 from tests.fakes.segments import PARTITION, A, plan, row
 
@@ -48,10 +49,10 @@ async def _all(calls: Sequence[Coroutine[None, None, Trailer]]) -> list[Trailer]
 
 def test_of_two_rivals_exactly_one_wins_each_segment(tmp_path: Path, executor: Executor) -> None:
     """On a local store, 20 races: both rivals return the same trailer, and the file holds that plan."""
-    from mira_stream.source.store import open_store
 
     async def race() -> None:
-        ours, theirs = (_sink(open_store(str(tmp_path)), executor) for _ in range(2))
+        stores = [open_store(str(tmp_path), StoreSettings(), executor=executor) for _ in range(2)]
+        ours, theirs = (_sink(store, executor) for store in stores)
         for seq in range(20):
             plans = [plan([row(A, n, brief=who)], seq=seq) for n, who in ((0, "ours"), (1, "theirs"))]
             first, second = await _all([ours.publish(plans[0]), theirs.publish(plans[1])])

@@ -1,5 +1,7 @@
 """Whatever is in a segment and wherever it is cut: it comes back whole, or it is refused."""
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,7 +74,7 @@ def test_any_split_of_the_bytes_gives_the_same_rows(cuts: list[int]) -> None:
     bounds = [0, *sorted(min(c, len(frame)) for c in cuts), len(frame)]
     decoder = RowDecoder()
     lines: list[bytes] = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         for batch in decoder.feed(frame[start:end]):
             lines.extend(batch)
     decoder.close()
