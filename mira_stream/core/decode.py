@@ -16,13 +16,13 @@ DEPTH_MAX = 500
 """Objects and arrays open at once; a record nested deeper is `too_deep`."""
 
 _BOM = b"\xef\xbb\xbf"
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+# Possessive, and an unclosed string runs to the end: each byte is looked at once.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 _STEP = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
-# A whole pair or any other escape is consumed first, so that only a surrogate without its partner is group 1.
 _LONE_SURROGATE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -72,17 +72,14 @@ def _follow(value: object, path: str) -> object:
 
 def _decode_slowly(raw: bytes) -> dict[str, object] | Reason:
     try:
-        raw.decode()
+        text = _without_lone_surrogates(raw).decode()
     except UnicodeDecodeError:
         return Reason.INVALID_UTF8
     if _bytes_nest_deeper(raw):
         return Reason.TOO_DEEP
     try:
         value = json.loads(
-            _LONE_SURROGATE.sub(_replace_lone, raw),
-            parse_int=_read_int,
-            parse_float=_read_float,
-            parse_constant=_refuse_constant,
+            text, parse_int=_read_int, parse_float=_read_float, parse_constant=_refuse_constant
         )
     except ValueError:
         return Reason.INVALID_JSON
@@ -91,8 +88,13 @@ def _decode_slowly(raw: bytes) -> dict[str, object] | Reason:
     return value if isinstance(value, dict) else Reason.NOT_OBJECT
 
 
-def _replace_lone(match: re.Match[bytes]) -> bytes:
-    return rb"\ufffd" if match.group(1) else match.group()
+def _without_lone_surrogates(raw: bytes) -> bytes:
+    """`raw` with U+FFFD for each surrogate escape without its partner."""
+    if b"\0" in raw:  # no JSON, whatever else it holds; the replacement below needs the byte for itself
+        return raw
+    # Escaped backslashes are hidden, so that each backslash left begins an escape.
+    hidden = raw.replace(rb"\\", b"\0\0")
+    return _LONE_SURROGATE.sub(rb"\\ufffd", hidden).replace(b"\0\0", rb"\\")
 
 
 def _read_int(digits: str) -> int | str:
@@ -132,5 +134,7 @@ def _nests_deeper(value: object) -> bool:
 
 def _bytes_nest_deeper(raw: bytes) -> bool:
     """The same for undecoded bytes, also where they are not valid JSON: brackets outside strings are counted."""
+    if raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
+        return False
     brackets = _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS)
     return max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > DEPTH_MAX

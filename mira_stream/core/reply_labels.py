@@ -74,6 +74,7 @@ _DASH_NEXT = re.compile(rf"{BLANK}{{0,4}}+[{DASHES}]")
 _BELOW = re.compile(
     rf"[^\n:]{{0,120}}+:?[*_`]{{0,3}}{BLANK}{{0,8}}+\n[{BLANKS}\n>*_`•+{DASHES}]{{0,12}}+(?:(?i:score|rating){_SEPARATOR})?"
 )
+_ALONE = re.compile(rf"{BLANK}{{0,4}}+[,;|]?{BLANK}{{0,4}}+[*_]{{0,3}}(?:\[{BLANK}?[Aa]|\n|\Z)")
 _INLINE_NAME = re.compile(r"[^\n:=\[\].;!?—–|\"]{0,80}+[:=]")
 
 
@@ -157,10 +158,18 @@ def _text_slots(shadow: str, edges: set[int], *, cut: bool) -> Iterator[Label]:
     for match in _TEXT_SLOT.finditer(shadow):
         if match.start(1) in edges or not _may_open(shadow, match.start()):
             continue
-        name = _INLINE_NAME.match(shadow, match.end())
-        number = number_at(shadow, match.end(), TEN) or (name and number_at(shadow, name.end(), TEN))
-        if number and number.stopped and not (cut and _unsure(shadow, number)):
+        number = _exact_score(shadow, match.end())
+        if number and not (cut and _unsure(shadow, number)):
             yield Label(match.start(), f"A{int(match[1])}", number.value, number.end)
+
+
+def _exact_score(shadow: str, start: int) -> Number | None:
+    """The score of a label inside a line; a bare number only if nothing but the next label or the line's end follows."""
+    name = _INLINE_NAME.match(shadow, start)
+    number = number_at(shadow, start, TEN) or (number_at(shadow, name.end(), TEN) if name else None)
+    if number is None or not number.stopped:
+        return None
+    return number if number.fraction or _ALONE.match(shadow, number.end) else None
 
 
 def _may_open(shadow: str, at: int, quotes: str = '|"(') -> bool:

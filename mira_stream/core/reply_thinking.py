@@ -10,7 +10,9 @@ import re
 import msgspec
 
 _TAG = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
-_LABELLED = re.compile(r"[ \t>*_#`+-]{0,24}+\\?[\[【［]\s?[Aa]\s?[0-9]{1,3}")
+_LABELLED = re.compile(
+    r"[ \t>*_#`+-]{0,24}+(?:\\?[\[【［]\s?[Aa]\s?[0-9]{1,3}|(?i:overall|brief|training.?recommendation|domain.?tag)[*_`]{0,3}\s?[:：])"
+)
 _ENDS_LINE = re.compile(r"[ \t*_`.]{0,24}+(?:\r|\n|\Z|[\[【［]\s?[Aa][0-9])")
 
 

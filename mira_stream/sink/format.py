@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import msgspec
+import zstandard
 
 from mira_stream.core.errors import Corrupt
 from mira_stream.core.outcome import Outcome, Reason
@@ -71,17 +72,11 @@ def encode_segment(plan: Plan, *, level: int) -> bytes:
     """The file of a sealed plan. CPU-bound, up to seconds: run it in an executor."""
     assert plan.rows, "an empty plan is never sealed"
     segment = segment_name(plan.partition, plan.seq, plan.plan_id)
-    compressor = zstd.ZstdCompressor(
-        options={
-            zstd.CompressionParameter.compression_level: level,
-            zstd.CompressionParameter.checksum_flag: 1,
-            zstd.CompressionParameter.content_size_flag: 1,
-        }
-    )
     # The size is told beforehand, so that the frame says it: readers in one shot lose rows without it. Row by row,
     # so that several publishers at once do not hold their segments twice.
     added = len(with_segment(b"{}", segment) + b"\n") - len(b"{}")
-    compressor.set_pledged_input_size(sum(len(row.encoded) + added for row in plan.rows))
+    size = sum(len(row.encoded) + added for row in plan.rows)
+    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj(size=size)
     pieces = [compressor.compress(with_segment(row.encoded, segment) + b"\n") for row in plan.rows]
     return b"".join((*pieces, compressor.flush(), _trailer_frame(plan.trailer)))
 

@@ -1,12 +1,15 @@
 """gzip: member by member, with header and trailer read here, so that a wrong checksum loses none of the output."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from isal import igzip_lib, isal_zlib
 
 from mira_stream.core.errors import Corrupt
 from mira_stream.core.outcome import Reason
 from mira_stream.source.padding import refuse_unless_zeros
+
+# The stub does not say that it is an exception.
+IsalError: type[Exception] = igzip_lib.__dict__["IsalError"]
 
 GZIP_MAGIC = b"\x1f\x8b"
 _STEP_BYTES = 1 << 20
@@ -79,12 +82,13 @@ class GzipMembers:
         self._crc = self._size = 0
         return data[size:]
 
-    def _body(self, data: bytes) -> Iterator[bytes]:
+    def _body(self, data: bytes) -> Generator[bytes, None, bytes]:
+        """Decompress `data`; what follows the end of the member in it."""
         assert self._deflate is not None
         while True:
             try:
                 output = self._deflate.decompress(data, _STEP_BYTES)
-            except igzip_lib.IsalError as error:
+            except IsalError as error:
                 raise Corrupt(Reason.CORRUPT, f"a gzip member is damaged: {error}") from error
             data = b""
             self._crc = isal_zlib.crc32(output, self._crc)

@@ -101,13 +101,13 @@ class FirstLine:
         self._digest = blake2b(digest_size=16)
         self.complete = False
 
-    def feed(self, piece: bytes) -> None:
-        """Take the next bytes of the object; those after the first 0x0A do not matter."""
-        if self.complete:
-            return
-        end = piece.find(_NEWLINE)
-        self.complete = end >= 0
-        self._digest.update(piece if end < 0 else memoryview(piece)[:end])
+    def feed(self, piece: bytes) -> bool:
+        """Take the next bytes of the object, of which those after the first 0x0A do not matter; true once complete."""
+        if not self.complete:
+            end = piece.find(_NEWLINE)
+            self.complete = end >= 0
+            self._digest.update(piece if end < 0 else memoryview(piece)[:end])
+        return self.complete
 
     @property
     def etag(self) -> str:

@@ -5,7 +5,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from mira_stream.core.errors import AlreadyExists, Missing, Refusal, Saturated, Transient, TransientKind
 
@@ -51,7 +53,7 @@ class LocalFile:
             self.close()
             raise Missing(f"{path} is no file any more")
 
-    def __enter__(self) -> "LocalFile":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -85,7 +87,7 @@ class LocalFile:
     def is_current(self) -> bool:
         """Whether the name still belongs to this file (else it was renamed, deleted or replaced)."""
         try:
-            status = os.stat(self._path, follow_symlinks=False)
+            status = Path(self._path).lstat()
         except (FileNotFoundError, NotADirectoryError):
             return False
         return (status.st_dev, status.st_ino) == (self._status.st_dev, self._status.st_ino)

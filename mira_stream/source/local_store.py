@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from mira_stream.core.errors import Missing, Overwritten
 from mira_stream.ports import StoredObject
-from mira_stream.source.durable import TEMP_PREFIX, create_durably
-from mira_stream.source.local_file import LocalFile, change_mark, operating_errors
+from mira_stream.source.durable import create_durably
+from mira_stream.source.local_file import LocalFile, operating_errors
 from mira_stream.source.store import OnRefused, ignore_refused
+from mira_stream.source.walk import walk
 
 T = TypeVar("T")
 _PAGE = 1000
@@ -44,11 +45,16 @@ class LocalStore:
 
     async def list(self, prefix: str = "", after: str | None = None) -> AsyncIterator[list[StoredObject]]:
         """Pages of regular files, in the order of the file system; memory grows with the depth, not with names."""
-        entries = self._walk(prefix.rstrip("/"))
+        prefix = prefix.rstrip("/")
+        top = self.path(prefix) if prefix else self.root
+        refused: Counter[str] = Counter()
+        entries = walk(self.root, top, refused=refused)
         while page := await self._run(lambda: list(islice(entries, _PAGE))):
+            self._tell(refused)
             kept = [entry for entry in page if after is None or entry.key > after]
             if kept:
                 yield kept
+        self._tell(refused)
 
     async def get(
         self, key: str, *, start: int = 0, end: int | None = None, etag: str | None = None
@@ -77,6 +83,12 @@ class LocalStore:
         """A handle that stays on one file whatever happens to its name; blocking. Raises Missing."""
         return LocalFile(self.path(key))
 
+    def _tell(self, refused: Counter[str]) -> None:
+        # Collected by the thread that walks, told in the loop: the receiver need not be thread-safe.
+        for reason, names in refused.items():
+            self._on_refused(reason, names)
+        refused.clear()
+
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
@@ -96,58 +108,3 @@ class LocalStore:
     def _delete(self, key: str) -> None:
         with operating_errors(f"delete {self.uri}/{key}"):
             Path(self.path(key)).unlink(missing_ok=True)
-
-    def _walk(self, prefix: str) -> Iterator[StoredObject]:
-        with operating_errors(f"list {self.uri}"):
-            try:
-                folders = [os.scandir(self.path(prefix) if prefix else self.root)]
-            except (FileNotFoundError, NotADirectoryError):
-                return
-            yield from self._entries(folders)
-
-    def _entries(self, folders: list["os.ScandirIterator[str]"]) -> Iterator[StoredObject]:
-        """Depth first with open folders: a folder of a million names is never held as a list."""
-        base = len(self.root.rstrip("/")) + 1
-        try:
-            while folders:
-                entry = next(folders[-1], None)
-                if entry is None:
-                    folders.pop().close()
-                elif (reason := refused_name(entry)) is not None:
-                    self._on_refused(reason, 1)
-                elif entry.is_dir(follow_symlinks=False):
-                    self._enter(entry, folders)
-                elif not entry.name.startswith(TEMP_PREFIX):
-                    yield from self._entry(entry, entry.path[base:])
-        finally:
-            for folder in folders:
-                folder.close()
-
-    def _enter(self, entry: "os.DirEntry[str]", folders: list["os.ScandirIterator[str]"]) -> None:
-        try:
-            folders.append(os.scandir(entry.path))
-        except FileNotFoundError:
-            return  # removed since its parent was read
-
-    def _entry(self, entry: "os.DirEntry[str]", key: str) -> Iterator[StoredObject]:
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        if stat.S_ISREG(status.st_mode):
-            yield StoredObject(key, change_mark(status), status.st_size, status.st_mtime)
-        else:
-            self._on_refused("special", 1)
-
-
-def refused_name(entry: "os.DirEntry[str]") -> str | None:
-    """Why an entry can be neither an object nor a folder of objects; None if it can.
-
-    A link is never followed: what it points to inside the folder is listed under its real path, what is outside is
-    not ours, and loops end here.
-    """
-    try:
-        entry.name.encode()
-    except UnicodeEncodeError:
-        return "not_utf8"
-    return "link" if entry.is_symlink() else None

@@ -31,9 +31,7 @@ _SETTINGS_HINTS = {
     "SignatureDoesNotMatch": "give the right secret key",
 }
 _DENIED_HINT = "give credentials that may list, read (and for a sink create and delete) there"
-_PATH_HINT = (
-    "no client of this store can list it past a key with an empty part or with '.' or '..' as a part: rename that key"
-)
+_PATH_HINT = "no client of this store can list it past a key with an empty part or with '.' or '..' as a part: rename that key"
 
 
 def is_past_the_end(error: Exception) -> bool:

@@ -2,18 +2,23 @@
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import obstore
-from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
+from obstore.store import AzureStore, GCSStore, S3Store
 
-from mira_stream.core.errors import Missing, Refusal, Transient, TransientKind
+from mira_stream.core.errors import Missing, Overwritten, Refusal, Transient, TransientKind
 from mira_stream.ports import StoredObject
 from mira_stream.source.remote_errors import OBSTORE_ERRORS, is_past_the_end, translated
 from mira_stream.source.store import StoreSettings
 
+if TYPE_CHECKING:
+    from obstore import GetOptions, ObjectMeta
+    from obstore.store import ClientConfig, RetryConfig
+
 _PAGE = 1000
 # Bounded here, patient above: the callers retry with their own waits and count what they retry.
-_RETRY = RetryConfig(max_retries=3, retry_timeout=timedelta(seconds=30))
+_RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 _TIMEOUT = timedelta(seconds=120)
 _CONNECT_TIMEOUT = timedelta(seconds=5)
 
@@ -104,7 +109,7 @@ class RemoteStore:
         if end is not None and end <= start:
             return b""
         doing = f"read {self._uri}/{key}"
-        options: obstore.GetOptions = {"range": {"offset": start} if end is None else (start, end)}
+        options: GetOptions = {"range": {"offset": start} if end is None else (start, end)}
         if etag is not None:
             options["if_match"] = f'"{etag}"'
         try:
@@ -112,6 +117,7 @@ class RemoteStore:
             data = bytes(await answer.bytes_async())
         except OBSTORE_ERRORS as error:
             if is_past_the_end(error):
+                await self._check_still(key, etag)
                 return b""
             raise translated(error, doing) from error
         meta = _entry(answer.meta)
@@ -150,6 +156,12 @@ class RemoteStore:
             if not isinstance(found, Missing):
                 raise found from error
 
+    async def _check_still(self, key: str, etag: str | None) -> None:
+        """Raise Overwritten if the object, whose end was just met, is another one: its end is not ours."""
+        found = await self.head(key) if etag is not None else None
+        if etag is not None and (found is None or found.etag != etag):
+            raise Overwritten(f"{self._uri}/{key} has changed")
+
     def _refuse_ignored_condition(self, found: StoredObject, etag: str | None) -> None:
         if etag is not None and found.etag and found.etag != etag:
             raise Refusal(
@@ -159,6 +171,6 @@ class RemoteStore:
             )
 
 
-def _entry(meta: obstore.ObjectMeta) -> StoredObject:
+def _entry(meta: "ObjectMeta") -> StoredObject:
     etag = (meta["e_tag"] or "").removeprefix("W/").strip('"')
     return StoredObject(meta["path"], etag, meta["size"], meta["last_modified"].timestamp())

@@ -21,7 +21,9 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoint: Annotated[
         str | None,
-        msgspec.Meta(description="Address of an S3-, GCS- or Azure-compatible server; default: the cloud's own."),
+        msgspec.Meta(
+            description="Address of an S3-, GCS- or Azure-compatible server; default: the cloud's own."
+        ),
     ] = None
     region: Annotated[
         str | None, msgspec.Meta(description="S3 region; default: from the environment, else us-east-1.")
@@ -61,7 +63,9 @@ def open_store(
             raise Refusal(f"{uri} is not an absolute path", "write file:///folder, or the path alone")
         return LocalStore(path, on_refused=on_refused, executor=executor)
     if scheme not in REMOTE_SCHEMES:
-        raise Refusal(f"{uri}: no such kind of store: {scheme}://", "use s3://, gs://, az:// or a folder's path")
+        raise Refusal(
+            f"{uri}: no such kind of store: {scheme}://", "use s3://, gs://, az:// or a folder's path"
+        )
     if "?" in rest or "#" in rest or "@" in rest.partition("/")[0]:
         raise Refusal(
             f"{scheme}://…: an address has no query, fragment or credentials",

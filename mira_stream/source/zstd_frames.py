@@ -38,7 +38,9 @@ def is_zstd(head: bytes | memoryview) -> bool:
 
 def _starts_frame(head: bytes) -> bool:
     """Whether fewer than all bytes of a frame's header may be the start of one."""
-    magics = (ZSTD_MAGIC, bytes((head[0],)) + _SKIPPABLE_TAIL) if head and head[0] >> 4 == 5 else (ZSTD_MAGIC,)
+    magics = (
+        (ZSTD_MAGIC, bytes((head[0],)) + _SKIPPABLE_TAIL) if head and head[0] >> 4 == 5 else (ZSTD_MAGIC,)
+    )
     return any(head[:4] == magic[: len(head)] for magic in magics)
 
 
@@ -47,7 +49,7 @@ class ZstdFrames:
 
     def __init__(self, window_log_max: int) -> None:
         self._window_bytes_max = 1 << window_log_max
-        self._options = {zstd.DecompressionParameter.window_log_max: window_log_max}
+        self._options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: window_log_max}
         self._buffer = b""
         self._skip = 0
         self._frame: zstd.ZstdDecompressor | None = None

@@ -1,0 +1,61 @@
+"""When to list everything and when only what is newer: a full listing is the truth, start-after a fast path."""
+
+from collections.abc import Iterator
+
+from mira_stream.ports import StoredObject
+
+PREFIXES_MAX = 256
+
+
+class ListingPlan:
+    """Decides what a pass over the source asks for.
+
+    Lexical start-after finds the objects of a source whose names grow (dates, numbers); it misses late and
+    out-of-order ones, and says nothing where a store lists unsorted. So it is used between full listings only, per
+    first part of the key, and never again once a listing came unsorted.
+    """
+
+    def __init__(self, full_list_seconds: float) -> None:
+        self._full_list_seconds = full_list_seconds
+        self._full_at: float | None = None
+        self._newest: dict[str, str] = {}
+        self._last = ""
+        self.is_sorted = True
+
+    def is_full(self, now: float) -> bool:
+        """Whether the pass that begins at `now` lists everything."""
+        return self._full_at is None or not self.is_sorted or now - self._full_at >= self._full_list_seconds
+
+    def requests(self, *, full: bool) -> Iterator[tuple[str, str | None]]:
+        """`(prefix, after)` of each listing of a pass; they do not overlap in new keys."""
+        if full:
+            yield "", None
+            return
+        newest = dict(self._newest)
+        overall = max(newest.values(), default=None)
+        yield "", overall
+        for prefix, key in newest.items():
+            if prefix and key != overall:
+                yield prefix, key
+
+    def begin(self) -> None:
+        """A listing begins: order is judged anew."""
+        self._last = ""
+
+    def saw(self, entry: StoredObject) -> None:
+        """An entry of a listing, in the order in which it came."""
+        if entry.key <= self._last:
+            self.is_sorted = False
+        self._last = entry.key
+        prefix = entry.key.partition("/")[0] if "/" in entry.key else ""
+        known = self._newest.get(prefix)
+        if known is None and len(self._newest) >= PREFIXES_MAX:
+            prefix = ""
+            known = self._newest.get("")
+        if known is None or entry.key > known:
+            self._newest[prefix] = entry.key
+
+    def done(self, now: float, *, full: bool) -> None:
+        """The pass that began at `now` came to its end."""
+        if full:
+            self._full_at = now

@@ -1,0 +1,170 @@
+"""The live source: discovery by listing, and reading of single objects, over any store."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TypeVar
+
+from mira_stream.core.errors import Missing, Overwritten
+from mira_stream.core.naming import SourceNaming
+from mira_stream.core.record import ObjectVersion
+from mira_stream.ports import LineBatch, ObjectEnd, ObjectStore, SeenObject, StoredObject
+from mira_stream.source.listing import ListingPlan
+from mira_stream.source.local_store import LocalStore
+from mira_stream.source.names import NameFilter
+from mira_stream.source.reading import Damaged, LocalReading, ObjectReading, identity
+from mira_stream.source.settings import SourceSettings
+from mira_stream.source.store import OnRefused, ignore_refused
+
+T = TypeVar("T")
+Known = Callable[[str], str | None]
+RANGE_BYTES = 8 << 20
+
+
+class TailSource:
+    """Follows the objects of one store.
+
+    Args:
+        store: where they are; of a `LocalStore` files may grow, in all others objects only are replaced.
+        settings: `[source]`.
+        naming: which source an object belongs to.
+        wall_clock: seconds since the epoch, to be compared with the times of files.
+        executor: where bytes are decompressed and local files read; default: one of its own, see `close`.
+        on_ignored: told, per listing, why and how many names are no objects: `name`, `hidden`, `temporary`,
+            `unsettled` (a local file without a complete line), `no_etag`.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        settings: SourceSettings,
+        naming: SourceNaming,
+        *,
+        wall_clock: Callable[[], float],
+        executor: Executor | None = None,
+        on_ignored: OnRefused = ignore_refused,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._naming = naming
+        self._wall_clock = wall_clock
+        self._owned = None if executor else ThreadPoolExecutor(settings.open_objects_max + 1, "source")
+        self._executor = executor or self._owned
+        self._on_ignored = on_ignored
+        self._filter = NameFilter(settings.include)
+        self._plan = ListingPlan(settings.full_list_seconds)
+
+    def __repr__(self) -> str:
+        order = "sorted" if self._plan.is_sorted else "unsorted"
+        return f"TailSource({self._store.uri}, {order})"
+
+    async def discover(self, *, known: Known) -> AsyncIterator[Sequence[SeenObject]]:
+        """One pass, page by page as the store sends them: a full listing, or between two of them what is newer."""
+        now = self._wall_clock()
+        full = self._plan.is_full(now)
+        for prefix, after in self._plan.requests(full=full):
+            self._plan.begin()
+            async for page in self._store.list(prefix, after):
+                seen = await self._seen(page, known)
+                if seen:
+                    yield seen
+        self._plan.done(now, full=full)
+
+    async def read(self, version: ObjectVersion, *, once: bool) -> AsyncIterator[LineBatch]:
+        """The lines of that version. `once` changes nothing here: an unsettled tail is left unread either way."""
+        del once
+        key = version.uri.removeprefix(f"{self._store.uri}/")
+        if isinstance(self._store, LocalStore):
+            batches = self._read_local(self._store, key, version.etag)
+        else:
+            batches = self._read_remote(key, version.etag)
+        async for batch in batches:
+            yield batch
+
+    def close(self) -> None:
+        """End the threads of its own executor; idempotent."""
+        if self._owned is not None:
+            self._owned.shutdown(wait=False, cancel_futures=True)
+
+    async def _seen(self, page: Sequence[StoredObject], known: Known) -> list[SeenObject]:
+        entries = [entry for entry in page if self._is_object(entry)]
+        changed = [entry for entry in entries if known(self._uri(entry.key)) != entry.etag]
+        if isinstance(self._store, LocalStore) and changed:
+            store = self._store
+            etags: list[str | None] = await self._run(
+                lambda: [self._identity(store, entry) for entry in changed]
+            )
+        else:
+            etags = [entry.etag for entry in changed]
+        return [self._seen_object(entry, etag) for entry, etag in zip(changed, etags, strict=True) if etag]
+
+    def _is_object(self, entry: StoredObject) -> bool:
+        self._plan.saw(entry)
+        reason = self._filter.refuses(entry.key) or (None if entry.etag else "no_etag")
+        if reason:
+            self._on_ignored(reason, 1)
+        return reason is None
+
+    def _seen_object(self, entry: StoredObject, etag: str) -> SeenObject:
+        return SeenObject(
+            version=ObjectVersion(self._uri(entry.key), etag),
+            key=entry.key,
+            source=self._naming.of_key(entry.key),
+            size=entry.size,
+            modified=entry.modified,
+            change=entry.etag,
+        )
+
+    def _uri(self, key: str) -> str:
+        return f"{self._store.uri}/{key}"
+
+    def _identity(self, store: LocalStore, entry: StoredObject) -> str | None:
+        """None: not settled enough to have one; empty: gone."""
+        try:
+            with store.open(entry.key) as file:
+                return identity(file, self._settings, now=self._wall_clock())
+        except Missing:
+            return ""
+
+    async def _read_local(self, store: LocalStore, key: str, etag: str) -> AsyncIterator[LineBatch]:
+        file = await self._run(lambda: store.open(key))
+        reading = LocalReading(file, self._settings, etag=etag, wall_clock=self._wall_clock)
+        batches = reading.batches()
+        while (batch := await self._next(batches)) is not None:
+            yield batch
+
+    async def _read_remote(self, key: str, etag: str) -> AsyncIterator[LineBatch]:
+        reading = ObjectReading(self._settings)
+        try:
+            async for data in self._ranges(key, etag):
+                batches = reading.feed(data)
+                while (batch := await self._next(batches)) is not None:
+                    yield batch
+            batches = reading.drain()
+            while (batch := await self._next(batches)) is not None:
+                yield batch
+        except Overwritten:
+            yield LineBatch((), end=reading.overwritten("it was overwritten while it was read").end)
+        except Damaged as error:
+            yield LineBatch((), end=error.end)
+        else:
+            last = reading.last_line()
+            yield LineBatch(last, end=ObjectEnd(reading.lines))
+
+    async def _ranges(self, key: str, etag: str) -> AsyncIterator[bytes]:
+        """The object in ranges, each under `If-Match`; a short one is the last."""
+        start = 0
+        while True:
+            data = await self._store.get(key, start=start, end=start + RANGE_BYTES, etag=etag)
+            if data:
+                yield data
+            if len(data) < RANGE_BYTES:
+                return
+            start += len(data)
+
+    async def _next(self, batches: Iterator[LineBatch]) -> LineBatch | None:
+        # One step is at most about 1 MiB of output: milliseconds, beside the loop and not in it.
+        return await self._run(lambda: next(batches, None))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
