@@ -94,6 +94,10 @@ class IntervalSet(msgspec.Struct, frozen=True):
         """The ordinals in both. Linear in spans."""
         return self.minus(self.minus(other))
 
+    def below(self, stop: int) -> "IntervalSet":
+        """The ordinals less than `stop`."""
+        return self if self.end <= stop else self.minus(IntervalSet(((stop, self.end),)))
+
     def __repr__(self) -> str:
         return f"IntervalSet({' '.join(f'[{start}, {stop})' for start, stop in self.spans)})"
 

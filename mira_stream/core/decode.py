@@ -119,7 +119,7 @@ def _refuse_constant(name: str) -> object:
 def _nests_deeper(value: object) -> bool:
     """Whether the decoded `value` nests deeper than DEPTH_MAX; level by level, without recursion."""
     level: list[object] = [value]
-    for _ in range(DEPTH_MAX + 1):
+    for _ in range(DEPTH_MAX):
         below: list[object] = []
         for item in level:
             if type(item) is dict:

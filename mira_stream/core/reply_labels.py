@@ -67,6 +67,7 @@ def _start_of(label: Label) -> int:
 
 _HEAD_MAX = 300
 _USUAL = re.compile(rf"{BLANK}[A-Za-z][^\n:=\[\]|]{{0,120}}+: ([0-9]|10)/10(?= — [^\W\d]|\n)")
+_RATIO = re.compile("[0-9]:[0-9]")  # in a name: `Ratio 1:2`
 _INTRODUCED = re.compile("[:=]")
 _SPACED = re.compile(rf"([{DASHES}]{BLANK}|{BLANK}\(|){BLANK}?[*_`]{{0,3}}(?<![0-9A-Za-z])(?=[0-9])")
 _NO_NAME = re.compile(r"[:=.;,!?]")
@@ -118,7 +119,7 @@ def _score_after(shadow: str, start: int) -> Number | None:
     said: list[Number] = []
     for at in (start, *(match.end() for match in _INTRODUCED.finditer(shadow, start, limit))):
         number = number_at(shadow, at, TEN)
-        if number is None:
+        if number is None or (not number.fraction and _RATIO.match(shadow, at - 2)):
             continue
         if not said and number.fraction and number.stopped:
             return number

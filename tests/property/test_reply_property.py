@@ -21,22 +21,10 @@ WORDS = (
     "and",
 )
 NAME_WORDS = (*WORDS, "Pass@1", "2-step", "24/7", "&", "1:2", "(strict)", "v2.0", "3")
+# A label quoted with its score is not told from a statement; a label alone is.
 TEXT_WORDS = (
-    *WORDS,
-    "7/10",
-    "[A3]",
-    "3",
-    "of",
-    "4,",
-    "12:30",
-    "<think>",
-    "overall",
-    "—",
-    "9.5/10.",
-    "80%",
-    "。",
-    "“so”",
-)
+    *WORDS, "7/10", "[A3],", "3", "of", "4,", "12:30", "<think>", "overall", "—", "9.5/10.", "80%", "。", "“so”",
+)  # fmt: skip
 
 names = st.builds(
     lambda first, rest, joint: first + "".join(joint + word for word in rest),

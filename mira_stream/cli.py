@@ -1,0 +1,208 @@
+"""The command line: `mira-stream <command>`. Data goes to stdout, logs and progress to stderr.
+
+Exit codes: 0 done; 1 what was asked found a problem (lost or doubled rows, a failed check, a stopped pool); 2 refused,
+misused or could not be done.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+
+import msgspec
+import typer
+import uvloop
+
+from mira_stream import __version__
+from mira_stream.core.errors import MiraStreamError, Refusal
+
+T = TypeVar("T")
+EXIT_FOUND = 1
+EXIT_REFUSED = 2
+
+app = typer.Typer(
+    name="mira-stream",
+    help="Score agent traces in a live data lake with MIRA scorers on vLLM, exactly once.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+anchors_app = typer.Typer(help="Rubric anchors.", no_args_is_help=True)
+app.add_typer(anchors_app, name="anchors")
+
+ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="The TOML configuration file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
+
+
+def main() -> None:
+    """Run the command line; every error of operation is a message for a person, never a traceback."""
+    try:
+        app()
+    except Refusal as error:
+        _refuse(str(error), error.hint)
+    except BaseExceptionGroup as group:
+        _refuse_group(group)
+    except MiraStreamError as error:
+        _refuse(str(error), "")
+
+
+def _refuse(message: str, hint: str) -> NoReturn:
+    print(f"mira-stream: {message}", file=sys.stderr)  # noqa: T201 - the command line's own voice
+    if hint:
+        print(f"  → {hint}", file=sys.stderr)  # noqa: T201
+    sys.exit(EXIT_REFUSED)
+
+
+def _refuse_group(group: BaseExceptionGroup[BaseException]) -> NoReturn:
+    """The first operating error of a task group; anything else in it is a bug and shows its traceback."""
+    operating, bugs = group.split(MiraStreamError)
+    if bugs is not None or operating is None:
+        raise group
+    error: BaseException = operating
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    _refuse(str(error), error.hint if isinstance(error, Refusal) else "")
+
+
+def _run_async(work: Callable[[], Awaitable[T]]) -> T:
+    async def started() -> T:
+        return await work()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(started())
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _say(f"mira-stream {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version  # handled by its callback
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    once: Annotated[bool, typer.Option("--once", help="Score what is there, publish it, exit 0.")] = False,
+) -> None:
+    """Follow the source and score it, for ever or (--once) until what is there is published."""
+    from mira_stream.daemon.config import load_config
+    from mira_stream.daemon.run import run_daemon
+
+    settings = load_config(config)
+    raise typer.Exit(_run_async(lambda: run_daemon(settings, once=once)))
+
+
+@app.command()
+def check(
+    config: ConfigPath,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only config, rubric and ledger: replicas may still be loading.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check the configuration, the stores, the replicas (with one scoring request each) and the rubric."""
+    from mira_stream.daemon.check import check_all
+    from mira_stream.daemon.config import load_config
+
+    settings = load_config(config)
+    report = _run_async(lambda: check_all(settings, offline=offline))
+    _say(msgspec.json.encode(report).decode() if as_json else "\n".join(report.lines()))
+    raise typer.Exit(0 if report.passed else EXIT_FOUND)
+
+
+@app.command()
+def render(
+    file: Annotated[Path, typer.Argument(help="A local JSONL file, plain, zstd or gzip.")],
+    ordinal: Annotated[int, typer.Option("--ordinal", "-n", min=0, help="Which line, counted from 0.")] = 0,
+    group: Annotated[str, typer.Option("--group", help="Whose rubric; ignored with --config.")] = "agent/A",
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Render as this configuration would.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the request body instead of its text.")
+    ] = False,
+) -> None:
+    """Show exactly what would be sent for one record."""
+    from mira_stream.daemon.render import render_record
+
+    shown = _run_async(lambda: render_record(file, ordinal, group=group, config=config))
+    _say(shown.body if as_json else shown.text)
+    typer.echo(shown.summary, err=True)
+
+
+@app.command()
+def verify(
+    config: ConfigPath,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Rows that are only pending are an error too.")
+    ] = False,
+    ledger: Annotated[
+        bool,
+        typer.Option("--ledger", help="Also check that every segment the ledger calls published exists."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Audit the source against the sink, without trusting the daemon. Exit 0 clean, 1 lost or doubled, 2 not audited."""
+    from mira_stream.audit.report import Audit, lines
+    from mira_stream.audit.verify import verify as verify_lake
+    from mira_stream.daemon.build import opened_for_audit
+    from mira_stream.daemon.config import load_config
+
+    settings = load_config(config)
+
+    async def audit_lake() -> Audit:
+        async with opened_for_audit(settings, with_ledger=ledger) as lake:
+            return await verify_lake(lake.source, lake.sink, ledger_chains=lake.chains, strict=strict)
+
+    audit = _run_async(audit_lake)
+    _say(msgspec.json.encode(audit).decode() if as_json else "\n".join(lines(audit)))
+    raise typer.Exit(audit.exit_code)
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where lake, scores and logs go; made anew each time.")
+    ] = Path("demo-out"),
+) -> None:
+    """Score a small lake that grows while it is scored, on two simulated replicas, and audit the result."""
+    from mira_stream.demo.run import run_demo
+
+    raise typer.Exit(_run_async(lambda: run_demo(folder)))
+
+
+@anchors_app.command("import")
+def anchors_import(
+    file: Annotated[Path, typer.Argument(help="Their file: JSON lines, or one JSON array.")],
+    group: Annotated[str, typer.Option("--group", help="Group id, such as agent/A.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to; [anchors] path then names it.")],
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="ours=theirs, dotted for nested fields; may be given several times."),
+    ] = None,
+) -> None:
+    """Take over an anchors file of another layout."""
+    from mira_stream.daemon.anchors import import_anchors, write_anchors
+
+    names: dict[str, str] = {}
+    for pair in mapping or []:
+        ours, separator, theirs = pair.partition("=")
+        if not separator or not theirs:
+            raise Refusal(f"--map {pair} is not ours=theirs", "for example --map name=dimension")
+        names[ours] = theirs
+    rubric = import_anchors(file, group=group, names=names)
+    target = write_anchors(rubric, out)
+    _say(f"{target}: {len(rubric.criteria)} slots, fingerprint {rubric.fingerprint}")

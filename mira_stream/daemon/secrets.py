@@ -1,0 +1,22 @@
+"""Secrets: from systemd's credential files or the environment, never from the configuration."""
+
+import os
+from pathlib import Path
+
+from mira_stream.core.errors import Refusal
+
+
+def read_secret(name: str) -> str:
+    """The secret called `name`: the credential file of that name, else the environment variable. Raises Refusal."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    file = Path(folder) / name
+    if folder and file.is_file():
+        value = file.read_text("utf-8").strip()
+    else:
+        value = os.environ.get(name, "").strip()
+    if not value:
+        raise Refusal(
+            f"the secret {name} is not there",
+            f"set the environment variable {name}, or give systemd LoadCredential={name}:/path/to/file",
+        )
+    return value

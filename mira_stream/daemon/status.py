@@ -1,0 +1,58 @@
+"""What the daemon says about itself: one snapshot for `/status.json`, the status line and the demo."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica: what is in flight, what would fit, and what keeps it from another record."""
+
+    name: str
+    breaker: str
+    limiting_factor: str | None
+    requests: int
+    reserved_tokens: int
+    reserved_tokens_limit: int
+    unprefilled_tokens: int
+    answers: int
+    faults: int
+
+
+class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One pool. `stopped` is the configuration fault that stops it, if one does."""
+
+    group: str
+    model: str
+    limiting_factor: str | None
+    stopped: str | None
+    window_records: int
+    replicas: Sequence[ReplicaStatus]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole daemon. `read = sum(outcomes) + sum(in_pipeline)`; rates are over the time since the start."""
+
+    version: str
+    state: str
+    uptime_seconds: float
+    read: int
+    outcomes: dict[str, int]
+    in_pipeline: dict[str, int]
+    objects_open: int
+    segments: int
+    rows: int
+    backlog_rows: int
+    prompt_tokens: int
+    completion_tokens: int
+    pools: Sequence[PoolStatus]
+
+    def line(self) -> str:
+        """One line for an operator."""
+        ended = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.items())
+        limits = "; ".join(
+            f"{pool.group}: {pool.stopped or pool.limiting_factor or 'sending'}" for pool in self.pools
+        )
+        return (
+            f"{self.state}: {self.read} read, {ended}, {sum(self.in_pipeline.values())} under way; {limits}"
+        )

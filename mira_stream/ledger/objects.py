@@ -1,0 +1,294 @@
+"""The objects of the ledger: which are known, which are to be read, and which are done."""
+
+import sqlite3
+from typing import Any, Literal
+
+import msgspec
+
+from mira_stream.control.intervals import IntervalSet
+from mira_stream.core.record import ObjectVersion
+from mira_stream.core.segment import ObjectLines
+from mira_stream.ledger.schema import State
+from mira_stream.ledger.spans import PublishedSpans
+from mira_stream.ports import PendingObject, SeenObject
+
+OnOverwrite = Literal["first", "each_version"]
+
+_LOCAL = "file://"
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What is remembered of an object version."""
+
+    id: int
+    state: State
+    superseded: bool
+    change: str | None
+    lines: int | None
+    lines_published: int
+    published: int
+    received: int
+
+
+class Objects:
+    """The rows of `objects`; every method runs inside a transaction of the writer thread."""
+
+    def __init__(self, db: sqlite3.Connection, spans: PublishedSpans, on_overwrite: OnOverwrite) -> None:
+        self._db = db
+        self._spans = spans
+        self._on_overwrite = on_overwrite
+        self._in_hand: set[int] = set()  # given out for reading, and neither ended nor postponed
+
+    def reopen(self) -> None:
+        """Another process read these to their end, and took rows on their way with it: they are read again."""
+        self._db.execute(
+            "UPDATE objects SET state = iif(key IS NULL, :unseen, :pending), change = iif(key IS NULL, NULL, change)"
+            " WHERE state = :ended",
+            {"unseen": State.UNSEEN, "pending": State.PENDING, "ended": State.ENDED},
+        )
+
+    # Discovery.
+
+    def discover(self, seen: SeenObject) -> bool:
+        """Remember what a listing shows; whether it is new."""
+        known = self._find(seen.version)
+        if known is None:
+            self._forget_unread(seen.version)
+            superseded = self._on_overwrite == "first" and self._has_other_version(seen.version)
+            self._insert(seen.version, State.PENDING, superseded=superseded)
+            known = self._get(seen.version)
+        elif known.change == seen.change and known.state is not State.POSTPONED:
+            self._make_current(known.id, seen.version.uri)
+            return False
+        elif known.state is State.ENDED:
+            # Its rows are on their way: left as it was seen before, so that a later listing shows it again.
+            return False
+        self._make_current(known.id, seen.version.uri)
+        self._see(known, seen)
+        return known.change is None
+
+    def _see(self, known: _Known, seen: SeenObject) -> None:
+        superseded = known.superseded or self._was_superseded(known, seen.version)
+        self._db.execute(
+            "UPDATE objects SET state = ?, superseded = ?, change = ?, key = ?, source = ?, size = ?, modified = ?"
+            " WHERE id = ?",
+            (
+                State.PENDING,
+                superseded,
+                seen.change,
+                seen.key,
+                seen.source,
+                seen.size,
+                seen.modified,
+                known.id,
+            ),
+        )
+        # Bytes behind one etag of an object store never change, and a refused version stays refused; a local file
+        # may have grown since somebody read it to its end, so it is read again, without what is done.
+        is_fixed = superseded or not seen.version.uri.startswith(_LOCAL)
+        if is_fixed and self._is_done(known):
+            self._finish(known.id)
+
+    def _was_superseded(self, known: _Known, version: ObjectVersion) -> bool:
+        """Of an object known from trailers: one row in all, beside another version of the uri."""
+        return (
+            self._on_overwrite == "first"
+            and known.state is State.UNSEEN
+            and known.lines == 1
+            and self._has_other_version(version)
+        )
+
+    def _forget_unread(self, version: ObjectVersion) -> None:
+        """Drop versions that were overwritten before anything of them was read: the first one is the first read."""
+        found = self._db.execute(
+            "SELECT id FROM objects WHERE uri = ? AND etag <> ? AND published = 0 AND received = 0"
+            " AND lines_published = 0 AND state <> ?",
+            (version.uri, version.etag, State.ENDED),
+        ).fetchall()
+        for (object_id,) in found:
+            if object_id not in self._in_hand and not self._has_rows(object_id):
+                self._db.execute("DELETE FROM objects WHERE id = ?", (object_id,))
+
+    def _has_rows(self, object_id: int) -> bool:
+        stored = self._db.execute("SELECT 1 FROM outcomes WHERE object = ? LIMIT 1", (object_id,))
+        return stored.fetchone() is not None or self._spans.any(object_id)
+
+    def _has_other_version(self, version: ObjectVersion) -> bool:
+        found = self._db.execute(
+            "SELECT 1 FROM objects WHERE uri = ? AND etag <> ? LIMIT 1", (version.uri, version.etag)
+        )
+        return found.fetchone() is not None
+
+    def _make_current(self, object_id: int, uri: str) -> None:
+        self._db.execute(
+            "UPDATE objects SET current = (id = :id) WHERE uri = :uri AND current <> (id = :id)",
+            {"id": object_id, "uri": uri},
+        )
+
+    # Reading.
+
+    def pending(self, limit: int, exclude: frozenset[str]) -> list[PendingObject]:
+        """Pending objects in order of discovery."""
+        found = self._db.execute(
+            "SELECT id, uri, etag, key, source, size, modified, change, superseded FROM objects"
+            " WHERE state = ? ORDER BY id",
+            (State.PENDING,),
+        )
+        pending: list[PendingObject] = []
+        for object_id, uri, etag, *details, superseded in found:
+            if len(pending) >= limit:
+                break
+            if uri in exclude:
+                continue
+            self._in_hand.add(object_id)
+            seen = SeenObject(ObjectVersion(uri, etag), *details)
+            pending.append(PendingObject(seen, self.done(object_id), bool(superseded)))
+        return pending
+
+    def postpone(self, version: ObjectVersion) -> None:
+        """Not settled: pending again when a listing shows it."""
+        known = self._get(version)
+        self._in_hand.discard(known.id)
+        self._db.execute("UPDATE objects SET state = ? WHERE id = ?", (State.POSTPONED, known.id))
+
+    def end(self, version: ObjectVersion, lines: int) -> None:
+        """The end was read."""
+        assert lines >= 0, lines
+        known = self._get(version)
+        self._in_hand.discard(known.id)
+        self._db.execute(
+            "UPDATE objects SET state = ?, lines = ? WHERE id = ?", (State.ENDED, lines, known.id)
+        )
+        self.settle(known.id)
+
+    def done(self, object_id: int) -> IntervalSet:
+        """The ordinals of generation 0 that are published or received."""
+        found = self._db.execute(
+            "SELECT ordinal FROM outcomes WHERE object = ? AND generation = 0", (object_id,)
+        )
+        return self._spans.load(object_id).union(IntervalSet.from_ordinals(n for (n,) in found))
+
+    # Progress.
+
+    def id_of(self, version: ObjectVersion) -> int:
+        """The id; a version that nobody has listed is remembered as unseen."""
+        known = self._find(version)
+        if known is None:
+            self._insert(version, State.UNSEEN, superseded=False)
+            known = self._get(version)
+        return known.id
+
+    def find(self, version: ObjectVersion) -> int | None:
+        """The id, or None for an unknown version."""
+        known = self._find(version)
+        return None if known is None else known.id
+
+    def version_of(self, object_id: int) -> ObjectVersion:
+        """The version of an id."""
+        uri, etag = self._db.execute("SELECT uri, etag FROM objects WHERE id = ?", (object_id,)).fetchone()
+        return ObjectVersion(uri, etag)
+
+    def late(self, limit: int) -> list[ObjectLines]:
+        """Ends that became known after all rows were published, and are not published."""
+        found = self._db.execute("SELECT uri, etag, lines FROM objects WHERE late LIMIT ?", (limit,))
+        return [ObjectLines(*row) for row in found]
+
+    def completable(self, version: ObjectVersion) -> tuple[int, int] | None:
+        """The id and the lines of an object whose rows are all published or stored, and its end not published."""
+        known = self._get(version)
+        if known.lines is None or known.lines <= known.lines_published:
+            return None
+        if known.published + known.received < known.lines:
+            return None
+        return known.id, known.lines
+
+    def count_received(self, object_id: int, change: int) -> None:
+        """So many more (or fewer) rows of generation 0 are stored."""
+        self._db.execute("UPDATE objects SET received = received + ? WHERE id = ?", (change, object_id))
+
+    def publish(self, object_id: int, generation: int, ordinals: IntervalSet) -> None:
+        """These ordinals are in the sink."""
+        added = sum(self._spans.add(object_id, generation, start, stop) for start, stop in ordinals.spans)
+        if generation == 0:
+            self._db.execute("UPDATE objects SET published = published + ? WHERE id = ?", (added, object_id))
+
+    def publish_lines(self, object_id: int, count: int) -> None:
+        """The sink says that the object has `count` rows; of several such words the largest counts."""
+        self._db.execute(
+            "UPDATE objects SET lines_published = max(lines_published, :count),"
+            " lines = max(coalesce(lines, 0), :count) WHERE id = :id",
+            {"id": object_id, "count": count},
+        )
+
+    def settle(self, object_id: int) -> None:
+        """Work out anew whether the object is finished, and whether its lines are late."""
+        known = self._by_id(object_id)
+        if known.lines is None:
+            return
+        late = known.lines > known.lines_published and self._spans.covers(object_id, known.lines)
+        self._db.execute(
+            "UPDATE objects SET late = :late WHERE id = :id AND late <> :late",
+            {"late": late, "id": object_id},
+        )
+        if known.state is State.ENDED and self._is_done(known):
+            self._finish(object_id)
+
+    def settle_pending(self, object_id: int, version: ObjectVersion) -> None:
+        """A rival has published of it: it need not be read if nothing is missing and nothing can come."""
+        known = self._by_id(object_id)
+        is_open = known.state is State.PENDING and object_id not in self._in_hand
+        if is_open and not version.uri.startswith(_LOCAL) and self._is_done(known):
+            self._finish(object_id)
+
+    def _is_done(self, known: _Known) -> bool:
+        if known.lines is None or known.published + known.received < known.lines:
+            return False  # the counts are cheap, the sets are exact
+        return self.done(known.id).covers(known.lines)
+
+    def _finish(self, object_id: int) -> None:
+        """Nothing more to read; what only reading needs is dropped."""
+        self._in_hand.discard(object_id)
+        self._db.execute(
+            "UPDATE objects SET state = ?, key = NULL, source = NULL, size = NULL, modified = NULL WHERE id = ?",
+            (State.FINISHED, object_id),
+        )
+
+    # Rows.
+
+    def _insert(self, version: ObjectVersion, state: State, *, superseded: bool) -> None:
+        self._db.execute(
+            "INSERT INTO objects (uri, etag, current, state, superseded) VALUES (?, ?, 0, ?, ?)",
+            (version.uri, version.etag, state, superseded),
+        )
+
+    def _find(self, version: ObjectVersion) -> _Known | None:
+        return _known(
+            self._db.execute(
+                "SELECT id, state, superseded, change, lines, lines_published, published, received"
+                " FROM objects WHERE uri = ? AND etag = ?",
+                (version.uri, version.etag),
+            ).fetchone()
+        )
+
+    def _get(self, version: ObjectVersion) -> _Known:
+        known = self._find(version)
+        assert known is not None, f"{version} was never discovered"
+        return known
+
+    def _by_id(self, object_id: int) -> _Known:
+        known = _known(
+            self._db.execute(
+                "SELECT id, state, superseded, change, lines, lines_published, published, received"
+                " FROM objects WHERE id = ?",
+                (object_id,),
+            ).fetchone()
+        )
+        assert known is not None, object_id
+        return known
+
+
+def _known(row: tuple[Any, ...] | None) -> _Known | None:
+    if row is None:
+        return None
+    object_id, state, superseded, *rest = row
+    return _Known(object_id, State(state), bool(superseded), *rest)

@@ -1,0 +1,97 @@
+"""The pipeline as a whole: discovery, reading, preparing, dispatching per pool, committing; its start and its two ends."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from mira_stream.pipeline.account import Account
+from mira_stream.pipeline.commit import Committer
+from mira_stream.pipeline.dispatch import Dispatcher
+from mira_stream.pipeline.prepare import Preparer
+from mira_stream.pipeline.raw import RawChannel
+from mira_stream.pipeline.read import Discovery, Reader
+from mira_stream.pipeline.recovery import recover
+from mira_stream.ports import Ledger, Sink
+
+_log = structlog.get_logger(__name__)
+PREPARERS_PER_CHANNEL = 4
+"""More than one, so that a record which is counted exactly by a replica does not hold up the next."""
+
+
+class Pipeline:
+    """All stages over the ports. `run` returns when a single listing is scored and published, or after `drain`.
+
+    Shutdown has two phases: `drain` stops reading and dispatching and lets requests in flight end; `cancel` gives
+    those up. Both publish everything that was received before `run` returns.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        sink: Sink,
+        discovery: Discovery,
+        reader: Reader,
+        preparer: Preparer,
+        channels: Sequence[RawChannel],
+        dispatchers: Mapping[str, Dispatcher],
+        committer: Committer,
+        account: Account,
+    ) -> None:  # the parts of a pipeline are what they are: build.py names each
+        self.ledger = ledger
+        self.sink = sink
+        self.discovery = discovery
+        self.reader = reader
+        self.preparer = preparer
+        self.channels = channels
+        self.dispatchers = dispatchers
+        self.committer = committer
+        self.account = account
+        self._intake: asyncio.Task[None] | None = None
+        self.draining = False
+
+    async def run(self) -> None:
+        """Recover, then stream. Raises what stops the daemon: Refusal, or Transient of ledger and sink."""
+        await recover(self.ledger, self.sink, self.committer)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.committer.run(), name="commit")
+            async with asyncio.TaskGroup() as sending:
+                for name, dispatcher in self.dispatchers.items():
+                    sending.create_task(dispatcher.run(), name=f"dispatch {name}")
+                self._intake = sending.create_task(self._take_in(), name="intake")
+                if self.draining:
+                    self._intake.cancel()
+            await self.committer.close()
+
+    async def _take_in(self) -> None:
+        """Discover, read and prepare until everything is read or `drain` cancels this."""
+        try:
+            async with asyncio.TaskGroup() as preparing:
+                for channel in self.channels:
+                    for number in range(PREPARERS_PER_CHANNEL):
+                        preparing.create_task(self.preparer.work(channel), name=f"prepare {number}")
+                async with asyncio.TaskGroup() as reading:
+                    reading.create_task(self.discovery.run(), name="discover")
+                    reading.create_task(self.reader.run(self.discovery), name="read")
+                for channel in self.channels:
+                    await channel.close()
+        finally:
+            for dispatcher in self.dispatchers.values():
+                dispatcher.close()
+
+    def drain(self) -> None:
+        """Phase one: read nothing more, dispatch nothing more; requests in flight go on. Idempotent."""
+        if self.draining:
+            return
+        self.draining = True
+        for dispatcher in self.dispatchers.values():
+            dispatcher.drain()
+        if self._intake is not None:
+            self._intake.cancel()
+
+    def cancel(self) -> None:
+        """Phase two: give up the requests in flight; they are asked again at the next start."""
+        self.drain()
+        for dispatcher in self.dispatchers.values():
+            dispatcher.cancel()

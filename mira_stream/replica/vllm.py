@@ -1,0 +1,306 @@
+"""The client of one vLLM server: chat completions, models, token counts and load, over a shared aiohttp session.
+
+Bodies are ready bytes in and bounded bytes out. Redirects are not followed, compression is not asked for, nothing is
+retried here: what went wrong is translated, and `control/` decides.
+"""
+
+import asyncio
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import aiohttp
+import msgspec
+import yarl
+
+from mira_stream.core.errors import Refusal, Transient, TransientKind
+from mira_stream.core.usage import Load, Reply, ServedModel, Usage
+from mira_stream.replica.errors import answered, disconnected
+from mira_stream.replica.load import parse_load
+
+
+class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How replicas are talked to."""
+
+    connect_timeout_seconds: Annotated[
+        float, msgspec.Meta(gt=0, description="Longest wait for a connection to a replica, in seconds.")
+    ] = 10.0
+    lookup_timeout_seconds: Annotated[
+        float,
+        msgspec.Meta(
+            gt=0, description="Longest wait for a replica's models, token count or metrics, in seconds."
+        ),
+    ] = 10.0
+    keepalive_seconds: Annotated[
+        float,
+        msgspec.Meta(
+            gt=0,
+            description="How long an idle connection is kept, in seconds; below the server's own limit (vLLM: 5).",
+        ),
+    ] = 3.0
+    dns_seconds: Annotated[
+        int, msgspec.Meta(gt=0, description="How long a resolved host name is remembered, in seconds.")
+    ] = 30
+    reply_bytes_max: Annotated[
+        int, msgspec.Meta(gt=0, description="Largest answer that is read from a replica, in bytes.")
+    ] = 4 << 20
+
+
+def open_session(settings: ReplicaSettings | None = None) -> aiohttp.ClientSession:
+    """The session that all replicas of a process share; call it in the running loop, close it at the end.
+
+    It has no limit on connections (permits bound what is in flight) and no total timeout (each request has its own).
+    """
+    settings = settings or ReplicaSettings()
+    connector = aiohttp.TCPConnector(
+        limit=0,
+        limit_per_host=0,
+        keepalive_timeout=settings.keepalive_seconds,
+        use_dns_cache=True,
+        ttl_dns_cache=settings.dns_seconds,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_seconds),
+        headers={
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+        },
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        raise_for_status=False,
+    )
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: _Count | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    prompt_tokens_details: _Details | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Completion(msgspec.Struct):
+    model: str
+    choices: list[_Choice]
+    usage: _Usage
+
+
+class _Model(msgspec.Struct):
+    id: str
+    max_model_len: _Count | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+class _Tokens(msgspec.Struct):
+    count: _Count
+
+
+_completion = msgspec.json.Decoder(_Completion)
+_models = msgspec.json.Decoder(_Models)
+_tokens = msgspec.json.Decoder(_Tokens)
+
+_ERROR_BYTES_MAX = 64 << 10
+_CHUNK_BYTES = 256 << 10
+# Above this size aiohttp warns about raw bytes and wants a file object.
+_RAW_BODY_BYTES_MAX = 1 << 20
+
+
+class _Answer(msgspec.Struct):
+    """An answer as read: an error's body may be cut short, a 200's is whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class VllmReplica:
+    """One vLLM server at `base_url`; implements `ports.Replica`.
+
+    Args:
+        base_url: `http://host:port`, with or without a path; a trailing `/v1` is ignored. Credentials in it are used
+            and never shown.
+        session: shared by all replicas, see `open_session`; not closed here.
+        api_key: sent as a bearer token.
+        settings: time and size limits.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        session: aiohttp.ClientSession,
+        *,
+        api_key: str | None = None,
+        settings: ReplicaSettings | None = None,
+    ) -> None:
+        url = _base(base_url)
+        self._url = url.with_user(None)
+        self._session = session
+        self._settings = settings or ReplicaSettings()
+        self._headers = _authorization(url, api_key)
+        self._secrets = tuple(secret for secret in (api_key, url.password) if secret)
+
+    def __repr__(self) -> str:
+        return f"VllmReplica({self.name})"
+
+    @property
+    def name(self) -> str:
+        """Its base URL, without credentials; the metric label."""
+        return str(self._url).rstrip("/")
+
+    async def ask(self, body: bytes, *, timeout_seconds: float) -> Reply:
+        """POST one chat completion; the latency is that of the whole exchange."""
+        started = asyncio.get_running_loop().time()
+        answer = await self._call("POST", "v1/chat/completions", body=body, timeout_seconds=timeout_seconds)
+        latency = asyncio.get_running_loop().time() - started
+        try:
+            completion = _completion.decode(answer)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            raise self._not_understood("a chat completion") from error
+        return self._reply(completion, latency)
+
+    async def models(self) -> Sequence[ServedModel]:
+        """`/v1/models`."""
+        answer = await self._call("GET", "v1/models")
+        try:
+            listed = _models.decode(answer).data
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            raise self._not_understood("its list of models") from error
+        return [ServedModel(model.id, model.max_model_len) for model in listed]
+
+    async def count(self, body: bytes) -> int:
+        """`/tokenize`: prompt tokens of a body with `messages`, chat template included."""
+        answer = await self._call("POST", "tokenize", body=body)
+        try:
+            return _tokens.decode(answer).count
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            raise self._not_understood("a token count") from error
+
+    async def load(self) -> Load:
+        """`/metrics`, read once."""
+        answer = await self._call("GET", "metrics")
+        load = parse_load(answer.decode("utf-8", "replace"))
+        if load is None:
+            raise self._not_understood("vLLM's metrics")
+        return load
+
+    def _reply(self, completion: _Completion, latency_seconds: float) -> Reply:
+        if not completion.choices:
+            raise self._not_understood("a chat completion with a choice")
+        choice = completion.choices[0]
+        if choice.finish_reason in ("abort", "error"):
+            text = f"{self.name} ended the reply itself (finish reason {choice.finish_reason})"
+            raise Transient(TransientKind.SERVER, text, 200)
+        message = choice.message
+        # A reasoning parser leaves no content when the thinking took all tokens: an empty reply, not a broken server.
+        thought = message.reasoning or message.reasoning_content
+        if message.content is None and not thought:
+            raise self._not_understood("a chat completion with content")
+        usage, details = completion.usage, completion.usage.prompt_tokens_details
+        return Reply(
+            text=message.content or "",
+            finish_reason=choice.finish_reason,
+            usage=Usage(
+                usage.prompt_tokens, usage.completion_tokens, details.cached_tokens if details else None
+            ),
+            model=completion.model,
+            latency_seconds=latency_seconds,
+        )
+
+    def _not_understood(self, expected: str) -> Transient:
+        text = f"{self.name} answered 200 with something that is not {expected}; check the address and its version"
+        return Transient(TransientKind.PROTOCOL, text, 200)
+
+    async def _call(
+        self, method: str, path: str, *, body: bytes | None = None, timeout_seconds: float | None = None
+    ) -> bytes:
+        """The body of the 200 answer; every other end is raised as one of `core.errors`."""
+        seconds = timeout_seconds if timeout_seconds is not None else self._settings.lookup_timeout_seconds
+        try:
+            answer = await self._exchange(method, path, body, seconds)
+        except (aiohttp.ClientError, OSError) as error:
+            raise disconnected(self.name, error, timeout_seconds=seconds) from error
+        if answer.status != 200:
+            raise answered(self.name, answer.status, answer.headers, answer.body, self._secrets)
+        return answer.body
+
+    async def _exchange(self, method: str, path: str, body: bytes | None, seconds: float) -> _Answer:
+        data = io.BytesIO(body) if body is not None and len(body) > _RAW_BODY_BYTES_MAX else body
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=self._settings.connect_timeout_seconds)
+        async with self._session.request(
+            method, self._url / path, data=data, headers=self._headers, timeout=timeout, allow_redirects=False
+        ) as response:
+            if response.status == 200:
+                return _Answer(200, response.headers, await self._whole_body(response))
+            return _Answer(response.status, response.headers, await _start_of_body(response))
+
+    async def _whole_body(self, response: aiohttp.ClientResponse) -> bytes:
+        limit = self._settings.reply_bytes_max
+        body = await _bounded_body(response, limit)
+        if len(body) > limit:
+            text = f"{self.name} sent an answer of more than {limit:,} bytes; it was dropped"
+            raise Transient(TransientKind.PROTOCOL, text, 200)
+        return body
+
+
+async def _start_of_body(response: aiohttp.ClientResponse) -> bytes:
+    """What an error says, as far as it comes: its status is what counts."""
+    try:
+        return (await _bounded_body(response, _ERROR_BYTES_MAX))[:_ERROR_BYTES_MAX]
+    except aiohttp.ClientPayloadError:
+        return b""
+
+
+async def _bounded_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, or at least `limit` + 1 bytes of it; leaving the response unread closes its connection."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            break
+    return b"".join(chunks)
+
+
+def _base(base_url: str) -> yarl.URL:
+    """The server's root. Raises Refusal if it is no http(s) URL."""
+    try:
+        url = yarl.URL(base_url.strip())
+    except ValueError:
+        url = yarl.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        # The text itself may hold a password, so it is not repeated.
+        raise Refusal("a replica's address is not an http(s) URL", "write it as http://host:port")
+    path = url.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    return url.with_path(path or "/").with_query(None).with_fragment(None)
+
+
+def _authorization(url: yarl.URL, api_key: str | None) -> dict[str, str]:
+    if api_key:
+        return {"Authorization": f"Bearer {api_key}"}
+    if url.user or url.password:
+        pair = f"{url.user or ''}:{url.password or ''}"
+        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    return {}
