@@ -62,8 +62,8 @@ _BETWEEN = rf"(?:[{DASHES}~/]|(?i:to|or|and)\b|或|至|到)"
 _NEXT = rf"{BLANK}{{0,4}}+{_BETWEEN}{BLANK}{{0,4}}+[*_`(]{{0,4}}+{_NUMBER}"
 
 
-def _scale(top: int, sign: str) -> Scale:
-    fraction = rf"(?:{_OF}{top}(?![0-9])(?:{BLANK}?[分点])?{sign})"
+def _scale(top: int) -> Scale:
+    fraction = rf"(?:{_OF}{top}(?![0-9])(?:{BLANK}?[分点])?)"
     of_top = rf"{_OF}{top}(?![0-9])"
     # `7/10 – 8/10` is a range; `7/10 — 9/10 tests pass` is a score and its rationale.
     rationale = rf"(?!{BLANK}+—{BLANK}+{_NUMBER}{of_top}{BLANK}+\w)"
@@ -72,7 +72,7 @@ def _scale(top: int, sign: str) -> Scale:
         re.compile(rf"{_OPEN}({_NUMBER})({fraction}?){_CLOSE}"),
         re.compile(
             rf"[0-9A-Za-z+%]|[.,:][0-9]|[{_HYPHENS}][A-Za-z]|[{_HYPHENS}–~][0-9]|{BLANK}{{0,4}}+[/%]"
-            rf"|{rationale}{_NEXT}{of_top}|{BLANK}{{0,4}}+(?i:to|or|and){BLANK}{{1,4}}+{_NUMBER}"
+            rf"|{rationale}{_NEXT}(?:{of_top}|{BLANK}{{0,8}}+(?:\n|\Z))|{BLANK}{{0,4}}+(?i:to|or|and){BLANK}{{1,4}}+{_NUMBER}"
         ),
         re.compile(
             rf"[0-9A-Za-z+:]|[{_HYPHENS}][A-Za-z]|{BLANK}{{0,4}}+[/%]|{_NEXT}"
@@ -81,8 +81,8 @@ def _scale(top: int, sign: str) -> Scale:
     )
 
 
-TEN = _scale(10, "")
-HUNDRED = _scale(100, "")
+TEN = _scale(10)
+HUNDRED = _scale(100)
 _PERCENT = re.compile(rf"{_OPEN}({_NUMBER}){BLANK}?%{_CLOSE}(?!{BLANK}?[/0-9A-Za-z]|{_NEXT})")
 
 

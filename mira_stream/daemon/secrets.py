@@ -10,13 +10,10 @@ def read_secret(name: str) -> str:
     """The secret called `name`: the credential file of that name, else the environment variable. Raises Refusal."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
     file = Path(folder) / name
-    if folder and file.is_file():
-        value = file.read_text("utf-8").strip()
-    else:
-        value = os.environ.get(name, "").strip()
-    if not value:
+    value = file.read_text("utf-8") if folder and file.is_file() else os.environ.get(name, "")
+    if not value.strip():
         raise Refusal(
             f"the secret {name} is not there",
             f"set the environment variable {name}, or give systemd LoadCredential={name}:/path/to/file",
         )
-    return value
+    return value.strip()

@@ -1,9 +1,9 @@
 """Each known shape as one stable text; records that say nothing; what is left out because it was told before."""
 
+import json
 import time
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from mira_stream.core.decode import decode
@@ -11,6 +11,8 @@ from mira_stream.core.outcome import Reason
 from mira_stream.core.trace import Rendered, Shape, render
 
 SAMPLES = sorted((Path(__file__).parents[2] / "data").glob("traces_*.json"))
+
+WIDE = [str(n) for n in range(30_000)]
 
 
 def envelope(kind: str, payload: dict[str, object]) -> dict[str, object]:
@@ -28,7 +30,7 @@ def rendered(record: dict[str, object]) -> Rendered:
 @pytest.mark.parametrize("sample", SAMPLES, ids=[path.stem.removeprefix("traces_") for path in SAMPLES])
 def test_each_sample_renders_as_written_beside_it(sample: Path) -> None:
     """`traces_<name>.txt` holds the shape and the text of `traces_<name>.json`."""
-    record = decode(b" ".join(sample.read_bytes().splitlines()), first=True)
+    record = decode(sample.read_bytes(), first=True)
     assert isinstance(record, dict)
     result = rendered(record)
     assert f"shape: {result.shape}\n\n{result.text}\n" == sample.with_suffix(".txt").read_text()
@@ -86,8 +88,7 @@ def test_an_unknown_record_is_given_as_compact_json(record: dict[str, object]) -
     """Nothing is guessed, nothing is lost."""
     result = rendered(record)
     assert (result.shape, result.turns) == (Shape.UNKNOWN, (0,))
-    assert msgspec.json.decode(result.text) == record
-    assert " " not in result.text.replace("text where a list should be", "")
+    assert result.text == json.dumps(record, separators=(",", ":"))
 
 
 @pytest.mark.parametrize(
@@ -204,8 +205,7 @@ def test_deeply_nested_blocks_end_as_json() -> None:
         {"conversations": [{"from": "tool", "value": "<tool_response>" * 100_000}]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 100_000}]},
         {
-            "tools": [{"name": "t", "parameters": {"properties": dict.fromkeys(map(str, range(30_000)), {})}}]
-            + [{"parameters": {"required": list(map(str, range(30_000)))}}],
+            "tools": [{"parameters": {"properties": {n: {} for n in WIDE}, "required": WIDE}}],
             "messages": [{"role": "user", "content": "x"}],
         },
         {"text": "=== user ===\n" * 200_000},

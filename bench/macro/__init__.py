@@ -1,0 +1,1 @@
+"""Whole runs: the product beside the frozen reference loop."""

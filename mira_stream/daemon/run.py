@@ -1,0 +1,71 @@
+"""The life of the daemon: open, probe, recover, stream, and shut down in two phases."""
+
+import asyncio
+import time
+
+import structlog
+
+from mira_stream.daemon.build import Daemon, built
+from mira_stream.daemon.config import Config
+from mira_stream.daemon.heartbeat import beat
+from mira_stream.daemon.http import make_app, serving
+from mira_stream.daemon.notify import Notifier
+from mira_stream.daemon.shutdown import Shutdown
+from mira_stream.pipeline.account import Account
+from mira_stream.telemetry.logs import configure_logs
+
+_log = structlog.get_logger(__name__)
+EXIT_STOPPED_POOL = 1
+
+
+async def run_daemon(config: Config, *, once: bool) -> int:
+    """Run until everything is scored (`once`) or a signal ends it; the exit code. Raises Refusal and store errors."""
+    configure_logs(config.log.level, as_json=config.log.format == "json")
+    notifier = Notifier()
+    async with (
+        built(config, once=once) as daemon,
+        serving(make_app(daemon.exporter, daemon.status, daemon.unready), config.http.listen) as url,
+    ):
+        _log.info("listening", url=url)
+        await _live(daemon, config, notifier)
+        _tell_end(daemon.account, daemon.reader.postponed)
+    return EXIT_STOPPED_POOL if daemon.stopped_pools else 0
+
+
+async def _live(daemon: Daemon, config: Config, notifier: Notifier) -> None:
+    shutdown = Shutdown(
+        daemon.pipeline,
+        notifier,
+        drain_seconds=config.service.drain_seconds,
+        cancel_seconds=config.service.cancel_seconds,
+    )
+    async with asyncio.TaskGroup() as group:
+        helpers = [
+            group.create_task(
+                beat(notifier, daemon.meters, daemon.status_line, clock=time.monotonic), name="beat"
+            ),
+            group.create_task(_tell_ready(daemon, notifier), name="ready"),
+        ]
+        try:
+            async with asyncio.timeout(None) as deadline:
+                with shutdown.handling_signals(deadline):
+                    await daemon.pipeline.run()
+        except TimeoutError:
+            _log.error(
+                "the sink did not take what was received in time; it stays in the ledger for the next start"
+            )
+        for helper in helpers:
+            helper.cancel()
+
+
+async def _tell_ready(daemon: Daemon, notifier: Notifier) -> None:
+    await daemon.pipeline.discovery.first_page.wait()
+    notifier.ready()
+    _log.info("ready")
+
+
+def _tell_end(account: Account, postponed: int) -> None:
+    outcomes = {outcome.value: count for outcome, count in account.outcomes().items()}
+    _log.info("ended", read=account.read, in_pipeline=account.in_pipeline, **outcomes)
+    if postponed:
+        _log.warning("objects with an unsettled tail were left unread", objects=postponed)
