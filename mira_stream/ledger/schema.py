@@ -28,7 +28,8 @@ class State(IntEnum):
 _TABLES = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
--- One object version; ids are in order of discovery. What only reading needs is NULL before and after it.
+-- One object version; ids are in order of the first sight of it, in a listing or a trailer. What only reading needs
+-- is NULL before and after it.
 -- published and received count its rows of generation 0 in the sink, and stored here. late: all rows are
 -- published, and its lines are not.
 CREATE TABLE objects (

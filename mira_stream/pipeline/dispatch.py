@@ -4,22 +4,22 @@ import asyncio
 from collections.abc import Callable, Mapping
 from itertools import count
 
+import msgspec
 import structlog
 
-from mira_stream.control.admission import Admitted, PoolControl
+from mira_stream.control.admission import Admitted, PoolControl, ReplicaSnapshot
 from mira_stream.control.permits import Permit
-from mira_stream.control.retry import GiveUp, Resend, StopPool
+from mira_stream.control.retry import GiveUp, History, Resend, StopPool, classify, next_step
 from mira_stream.control.window import Candidate
-from mira_stream.core.errors import MiraStreamError, Permanent, Refusal
+from mira_stream.core.errors import Permanent, Saturated, Transient
 from mira_stream.core.outcome import LimitingFactor, Reason
 from mira_stream.core.reply import ParsedReply, parse
-from mira_stream.core.tokens import Estimator
 from mira_stream.core.usage import Reply
 from mira_stream.pipeline.account import Account, Stage
 from mira_stream.pipeline.channel import Closed
 from mira_stream.pipeline.commit import Committer
 from mira_stream.pipeline.prepare import Prepared, Prompting
-from mira_stream.pipeline.rows import Answer, RowMaker
+from mira_stream.pipeline.rows import Answer, Fingerprints, RowMaker
 from mira_stream.ports import Clock, Replica
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
@@ -28,6 +28,313 @@ _log = structlog.get_logger(__name__)
 
 
 class _Job:
-    """A record on its way through the pool: what to send, and what has happened to it so far."""
+    """A record on its way through the pool, and what has happened to it so far."""
 
-    __slots__ = ("attempts", "prepared", "reasks", "requests", "ticket")
+    __slots__ = ("history", "prepared", "reasks", "requests")
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.history = History()
+        self.reasks = 0
+        self.requests = 0
+
+
+class PoolIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """What the pool is: its group, the model its replicas serve, how it asks, how often it asks again."""
+
+    group: str
+    model: str
+    prompting: Prompting
+    fingerprints: Fingerprints
+    reasks_max: int
+
+
+class Workplace(msgspec.Struct, frozen=True, kw_only=True):
+    """What all pools share."""
+
+    committer: Committer
+    rows: RowMaker
+    account: Account
+    meters: Meters
+    clock: Clock
+    jitter: Callable[[], float]
+
+
+class Dispatcher:
+    """The dispatch stage of one pool.
+
+    A record is sent as late as possible: it stays in the window until a replica has a place for it. What fails comes
+    back into the window; what is answered is parsed and handed to the committer.
+    """
+
+    def __init__(
+        self,
+        pool: PoolIdentity,
+        control: PoolControl,
+        replicas: Mapping[str, Replica],
+        *,
+        workplace: Workplace,
+        learn: Callable[[Prepared, Reply], None],
+        on_stopped: Callable[[], None],
+    ) -> None:
+        self.pool = pool
+        self.control = control
+        self.replicas = replicas
+        self.factor: LimitingFactor | None = LimitingFactor.SOURCE_STARVED
+        self._shop = workplace
+        self._learn = learn
+        self._on_stopped = on_stopped
+        self._places = asyncio.Semaphore(control.window.places)
+        self._wake = asyncio.Event()
+        self._tickets = count()
+        self._jobs: dict[int, _Job] = {}
+        self._in_flight: set[asyncio.Timeout] = set()
+        self._sending = 0
+        self._closed = False
+        self._draining = False
+        workplace.committer.on_unblocked(self._wake.set)
+        workplace.meters.refresh_with(self._refresh)
+
+    # What the other stages call.
+
+    async def offer(self, prepared: Prepared) -> None:
+        """Take in a prepared record; waits for a free place in the window. Raises Closed while draining."""
+        await self._places.acquire()
+        if self._draining:
+            self._places.release()
+            raise Closed
+        ticket = next(self._tickets)
+        self._jobs[ticket] = _Job(prepared)
+        self._shop.account.move(Stage.PREPARING, Stage.WINDOW)
+        self.control.offer(Candidate(ticket=ticket, prompt_tokens=prepared.prompt_tokens))
+        self._wake.set()
+
+    def close(self) -> None:
+        """No more records will be offered: `run` ends when all have ended."""
+        self._closed = True
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Send nothing more: `run` ends when the requests in flight have ended."""
+        self._draining = True
+        self._places.release()
+        self._wake.set()
+
+    def cancel(self) -> None:
+        """Give up the requests in flight; their records are read again at the next start."""
+        for scope in self._in_flight:
+            scope.reschedule(asyncio.get_running_loop().time())
+
+    def wake(self) -> None:
+        """Something has changed that admission should know of."""
+        self._wake.set()
+
+    def snapshot(self) -> list[ReplicaSnapshot]:
+        """All replicas, as admission sees them now."""
+        return self.control.snapshot(self._shop.clock())
+
+    # Life.
+
+    async def run(self) -> None:
+        """Send until closed and empty, or drained."""
+        async with asyncio.TaskGroup() as group:
+            while not self._is_over():
+                self._wake.clear()
+                wake_at = self._send_all(group)
+                if not self._is_over():
+                    await self._sleep_until(wake_at)
+
+    def _is_over(self) -> bool:
+        if self._draining:
+            return self._sending == 0
+        return self._closed and not self._jobs
+
+    async def _sleep_until(self, wake_at: float | None) -> None:
+        delay = None if wake_at is None else max(0.0, wake_at - self._shop.clock())
+        try:
+            async with asyncio.timeout(delay):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _send_all(self, group: asyncio.TaskGroup) -> float | None:
+        """Send everything that is admitted now; when to look again, if time alone can change anything."""
+        while True:
+            if self._draining:
+                self.factor = LimitingFactor.DRAINING
+                return None
+            if self._shop.committer.blocked:
+                self.factor = LimitingFactor.SINK_BLOCKED
+                return None
+            decision = self.control.decide(self._shop.clock())
+            if not isinstance(decision, Admitted):
+                self.factor = decision.factor
+                return decision.wake_at
+            self.factor = None
+            self._send(group, decision)
+
+    def _send(self, group: asyncio.TaskGroup, admitted: Admitted) -> None:
+        candidate = admitted.candidate
+        job = self._jobs[candidate.ticket]
+        if not candidate.retry and job.requests == 0:
+            self._places.release()
+        self._shop.account.move(Stage.WINDOW, Stage.IN_FLIGHT)
+        self._sending += 1
+        group.create_task(self._follow(job, admitted), name=f"ask {admitted.permit.replica}")
+
+    async def _follow(self, job: _Job, admitted: Admitted) -> None:
+        """One request from sending to what comes of it."""
+        try:
+            key = job.prepared.subject.key
+            if self._shop.committer.adopted(key):
+                self.control.settle(admitted.permit, None, self._shop.clock())
+                await self._finish(job, admitted, reason=None)
+                return
+            await self._ask(job, admitted)
+        finally:
+            self._sending -= 1
+            self._wake.set()
+
+    async def _ask(self, job: _Job, admitted: Admitted) -> None:
+        permit, replica = admitted.permit, self.replicas[admitted.permit.replica]
+        job.requests += 1
+        usage = None
+        try:
+            async with asyncio.timeout(None) as scope:
+                self._in_flight.add(scope)
+                try:
+                    reply = await replica.ask(
+                        job.prepared.body, timeout_seconds=self._timeout_seconds(permit)
+                    )
+                    usage = reply.usage
+                finally:
+                    self._in_flight.discard(scope)
+                    self.control.settle(permit, usage, self._shop.clock())
+                    self._wake.set()
+        except TimeoutError:
+            return  # given up at shutdown: the record was not received, so it is read again
+        except (Transient, Saturated, Permanent) as error:
+            await self._failed(job, admitted, error)
+        else:
+            await self._answered(job, admitted, reply)
+
+    def _timeout_seconds(self, permit: Permit) -> float:
+        return self.control.timeout_seconds(permit, self.pool.prompting.max_tokens)
+
+    # What comes of a request.
+
+    async def _answered(self, job: _Job, admitted: Admitted, reply: Reply) -> None:
+        self._count_answer(permit_replica=admitted.permit.replica, reply=reply)
+        self._learn(job.prepared, reply)
+        parsed = parse(reply.text, reply.finish_reason, self.pool.prompting.slots)
+        if parsed.complete:
+            self._count_scores(parsed)
+            await self._finish(job, admitted, reason=None, reply=reply, parsed=parsed)
+        elif job.reasks < self.pool.reasks_max:
+            job.reasks += 1
+            self._shop.meters.add(metrics.POOL_REASKS, 1, (self.pool.group,))
+            self._return(admitted.candidate, job, not_before=0.0, alone=False, retry=False)
+        else:
+            await self._finish(job, admitted, reason=parsed.reason, reply=reply, parsed=parsed)
+
+    async def _failed(self, job: _Job, admitted: Admitted, error: Transient | Saturated | Permanent) -> None:
+        now, name = self._shop.clock(), admitted.permit.replica
+        over = job.prepared.prompt_tokens > self.pool.prompting.prompt_tokens_max
+        answered = self.control.others_answered(name, now)
+        fault = classify(error, others_answered=answered, over_length=over)
+        self._shop.meters.add(metrics.REPLICA_FAULTS, 1, (name, fault.kind.value))
+        self.control.failed(name, fault, now, self._shop.jitter())
+        _log.warning("request failed", replica=name, fault=fault.kind, error=fault.message)
+        alone = admitted.candidate.alone
+        step = next_step(job.history, fault, replica=name, was_alone=alone, jitter=self._shop.jitter())
+        match step:
+            case GiveUp(reason):
+                await self._finish(job, admitted, reason=reason, refusal=fault.message)
+            case StopPool(message):
+                self._stop(f"{name}: {message}")
+                self._return(admitted.candidate, job, not_before=0.0, alone=alone, retry=False)
+            case Resend():
+                job.history = step.history
+                self._shop.meters.add(metrics.POOL_RETRIES, 1, (self.pool.group, fault.kind.value))
+                self._return(
+                    admitted.candidate,
+                    job,
+                    not_before=now + step.after_seconds,
+                    alone=step.alone,
+                    retry=step.spends_budget,
+                )
+
+    def _stop(self, message: str) -> None:
+        if self.control.stopped is None:
+            _log.error(
+                "pool stopped: the replicas refuse our requests; no record is blamed",
+                group=self.pool.group,
+                error=message,
+                hint="correct the configuration, try it with `mira-stream check`, restart",
+            )
+        self.control.stop(message)
+        self._on_stopped()
+
+    def _return(
+        self, candidate: Candidate, job: _Job, *, not_before: float, alone: bool, retry: bool
+    ) -> None:
+        """Back into the window, beside the places for new records."""
+        self._shop.account.move(Stage.IN_FLIGHT, Stage.WINDOW)
+        again = Candidate(
+            ticket=candidate.ticket,
+            prompt_tokens=candidate.prompt_tokens,
+            retry=retry,
+            avoid=job.history.avoid,
+            alone=alone,
+            not_before=not_before,
+        )
+        self.control.offer(again)
+
+    async def _finish(
+        self,
+        job: _Job,
+        admitted: Admitted,
+        *,
+        reason: Reason | None,
+        reply: Reply | None = None,
+        parsed: ParsedReply | None = None,
+        refusal: str | None = None,
+    ) -> None:
+        answer = Answer(
+            fingerprints=self.pool.fingerprints,
+            attempts=job.requests,
+            replica=admitted.permit.replica,
+            reply=reply,
+            parsed=parsed,
+            refusal=refusal,
+        )
+        subject = job.prepared.subject
+        received = self._shop.rows.answered(subject, answer, reason)
+        await self._shop.committer.finish(received, source=subject.source, stage=Stage.IN_FLIGHT)
+        del self._jobs[admitted.candidate.ticket]
+
+    # Telemetry.
+
+    def _count_answer(self, *, permit_replica: str, reply: Reply) -> None:
+        meters, labels = self._shop.meters, (permit_replica,)
+        meters.add(metrics.REPLICA_ANSWERS, 1, labels)
+        meters.add(metrics.REPLICA_PROMPT_TOKENS, reply.usage.prompt_tokens, labels)
+        meters.add(metrics.REPLICA_COMPLETION_TOKENS, reply.usage.completion_tokens, labels)
+        meters.add(metrics.REPLICA_CACHED_TOKENS, reply.usage.cached_tokens or 0, labels)
+        meters.observe(metrics.REPLICA_LATENCY_SECONDS, reply.latency_seconds, labels)
+
+    def _count_scores(self, parsed: ParsedReply) -> None:
+        for slot in self.pool.prompting.slots:
+            self._shop.meters.observe(
+                metrics.REPLY_SCORE_POINTS, getattr(parsed.scores, slot), (self.pool.group, slot)
+            )
+
+    def _refresh(self) -> None:
+        meters, group = self._shop.meters, self.pool.group
+        meters.set(metrics.POOL_WINDOW_RECORDS, len(self.control.window), (group,))
+        meters.set(metrics.POOL_WINDOW_RECORDS_LIMIT, self.control.window.places, (group,))
+        meters.set(metrics.POOL_STOPPED, self.control.stopped is not None, (group,))
+        budget = self.control.retry_budget_tokens(self._shop.clock())
+        meters.set(metrics.POOL_RETRY_BUDGET_TOKENS, budget, (group,))
+        for factor in LimitingFactor:
+            meters.set(metrics.POOL_LIMITING_FACTOR, factor is self.factor, (group, factor.value))

@@ -12,6 +12,7 @@ from mira_stream.pipeline.prepare import Preparer
 from mira_stream.pipeline.raw import RawChannel
 from mira_stream.pipeline.read import Discovery, Reader
 from mira_stream.pipeline.recovery import recover
+from mira_stream.pipeline.watch import Watcher
 from mira_stream.ports import Ledger, Sink
 
 _log = structlog.get_logger(__name__)
@@ -36,6 +37,7 @@ class Pipeline:
         preparer: Preparer,
         channels: Sequence[RawChannel],
         dispatchers: Mapping[str, Dispatcher],
+        watchers: Sequence[Watcher],
         committer: Committer,
         account: Account,
     ) -> None:  # the parts of a pipeline are what they are: build.py names each
@@ -46,6 +48,7 @@ class Pipeline:
         self.preparer = preparer
         self.channels = channels
         self.dispatchers = dispatchers
+        self.watchers = watchers
         self.committer = committer
         self.account = account
         self._intake: asyncio.Task[None] | None = None
@@ -56,13 +59,22 @@ class Pipeline:
         await recover(self.ledger, self.sink, self.committer)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.committer.run(), name="commit")
+            await self._look_at_replicas()
+            watching = [group.create_task(watcher.run(), name="watch") for watcher in self.watchers]
             async with asyncio.TaskGroup() as sending:
                 for name, dispatcher in self.dispatchers.items():
                     sending.create_task(dispatcher.run(), name=f"dispatch {name}")
                 self._intake = sending.create_task(self._take_in(), name="intake")
                 if self.draining:
                     self._intake.cancel()
+            for task in watching:
+                task.cancel()
             await self.committer.close()
+
+    async def _look_at_replicas(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for watcher in self.watchers:
+                group.create_task(watcher.look_first())
 
     async def _take_in(self) -> None:
         """Discover, read and prepare until everything is read or `drain` cancels this."""

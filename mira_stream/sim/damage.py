@@ -129,7 +129,9 @@ def _bold(judgement: Judgement, _: int) -> str:
 
 
 def _preamble(judgement: Judgement, _: int) -> str:
-    return f"Here is my evaluation of the trace:\n\n{compose(judgement)}\n\nLet me know if you need more detail."
+    return (
+        f"Here is my evaluation of the trace:\n\n{compose(judgement)}\n\nLet me know if you need more detail."
+    )
 
 
 def _think(judgement: Judgement, _: int) -> str:
@@ -154,7 +156,8 @@ def _full_width(judgement: Judgement, _: int) -> str:
 
 def _decimals(judgement: Judgement, _: int) -> str:
     lines = [
-        f"[{slot}] {name}: {score - 0.5 if score else 0.5}/10 — {why}" for slot, name, score, why in judgement.lines
+        f"[{slot}] {name}: {score - 0.5 if score else 0.5}/10 — {why}"
+        for slot, name, score, why in judgement.lines
     ]
     return "\n".join((*lines, *tail_lines(judgement)))
 

@@ -10,9 +10,11 @@ holds: the blocks of the full prompt from admission on, and of the output as it 
 """
 
 from collections import deque
-from enum import Enum, auto
 
 import msgspec
+
+from mira_stream.sim.kv import KvBlocks
+from mira_stream.sim.sequence import Phase, Sequence
 
 
 class StepCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,103 +44,6 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
     block_tokens: int = 16
 
 
-class Phase(Enum):
-    """Where a sequence is in its life."""
-
-    WAITING = auto()
-    RUNNING = auto()
-    FINISHED = auto()
-    ABORTED = auto()
-
-
-class Sequence:
-    """One prompt and the completion that grows from it. The engine owns its state; times are modelled seconds.
-
-    `output_tokens` is how long the completion will be; `output_tokens_max` is what the request allows, which is all
-    that a real engine knows, so that is what gets reserved.
-    """
-
-    __slots__ = (
-        "arrived",
-        "computed",
-        "finished",
-        "first_token",
-        "generated",
-        "output_tokens",
-        "output_tokens_max",
-        "phase",
-        "prompt_tokens",
-        "scheduled",
-    )
-
-    def __init__(
-        self, prompt_tokens: int, *, output_tokens: int, output_tokens_max: int, arrived: float
-    ) -> None:
-        assert prompt_tokens >= 1
-        assert 1 <= output_tokens <= output_tokens_max
-        self.prompt_tokens = prompt_tokens
-        self.output_tokens = output_tokens
-        self.output_tokens_max = output_tokens_max
-        self.arrived = arrived
-        self.phase = Phase.WAITING
-        self.computed = 0  # prompt tokens prefilled so far
-        self.generated = 0
-        self.scheduled = 0.0
-        self.first_token = 0.0
-        self.finished = 0.0
-
-    def __repr__(self) -> str:
-        return (
-            f"<Sequence {self.phase.name.lower()} prompt {self.computed}/{self.prompt_tokens}"
-            f" output {self.generated}/{self.output_tokens}>"
-        )
-
-
-class KvBlocks:
-    """Counts KV blocks: those held by tokens, and those reserved for what admitted sequences may still write."""
-
-    __slots__ = ("_block_tokens", "capacity", "held", "reserved")
-
-    def __init__(self, capacity: int, block_tokens: int) -> None:
-        self.capacity = capacity
-        self._block_tokens = block_tokens
-        self.held = 0
-        self.reserved = 0
-
-    def fits(self, sequence: Sequence) -> bool:
-        """Whether the whole of it, output budget and all, fits beside what is reserved."""
-        return self.reserved + self.needed(sequence) <= self.capacity
-
-    def needed(self, sequence: Sequence) -> int:
-        """Blocks that the sequence can come to hold."""
-        return self._blocks(sequence.prompt_tokens + sequence.output_tokens_max)
-
-    def admit(self, sequence: Sequence) -> None:
-        """Reserve for the whole sequence; the prompt's blocks are held from now on."""
-        self.reserved += self.needed(sequence)
-        self.held += self._blocks(sequence.prompt_tokens)
-        assert self.held <= self.reserved <= self.capacity
-
-    def grow(self, sequence: Sequence) -> None:
-        """Hold one more block if the newest token of `sequence` opened one; call it once per generated token."""
-        if (sequence.prompt_tokens + sequence.generated - 1) % self._block_tokens == 0:
-            self.held += 1
-
-    def release(self, sequence: Sequence) -> None:
-        """Give back everything that an admitted sequence holds and reserves."""
-        self.reserved -= self.needed(sequence)
-        self.held -= self._blocks(sequence.prompt_tokens + sequence.generated)
-        assert 0 <= self.held <= self.reserved
-
-    @property
-    def usage(self) -> float:
-        """Share of the blocks that is held, 0…1."""
-        return self.held / self.capacity
-
-    def _blocks(self, tokens: int) -> int:
-        return -(-tokens // self._block_tokens)
-
-
 class Step(msgspec.Struct, frozen=True):
     """One step that has begun: what it computes, by sequence, and when it ends."""
 
@@ -151,8 +56,9 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class StepEnd(msgspec.Struct, frozen=True):
-    """What a step brought: sequences that got tokens, those among them that got their first, and those now done."""
+    """What `step` brought: sequences that got tokens, those among them that got their first, and those now done."""
 
+    step: Step
     advanced: list[Sequence]
     started: list[Sequence]
     finished: list[Sequence]
@@ -246,7 +152,7 @@ class Engine:
         step = self._step
         assert step is not None, "no step has begun"
         self._step = None
-        end = StepEnd([], [], [])
+        end = StepEnd(step, [], [], [])
         for sequence, tokens in step.work:
             if sequence.phase is Phase.RUNNING:
                 self._advance(sequence, tokens, step.ended, end)

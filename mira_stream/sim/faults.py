@@ -49,7 +49,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 _FORM = re.compile(r'(?P<kind>\w+)@(?P<where>text="[^"]*"|[^:]*)(?P<options>(?::[^:]*)*)')
 _NUMBERS = re.compile(r"(?P<first>\d+)(?P<open>-)?(?P<last>\d+)?")
-_HINT = "write KIND@WHERE[:OPTION…], for example 500@10-12, slow@all:3x, hang@text=poison, reset@all:share=0.05"
+_HINT = (
+    "write KIND@WHERE[:OPTION…], for example 500@10-12, slow@all:3x, hang@text=poison, reset@all:share=0.05"
+)
 
 
 def parse_fault(rule: str) -> Fault:

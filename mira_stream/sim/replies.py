@@ -6,6 +6,7 @@ its hash decides, so that equal records get equal scores on every replica and in
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from zlib import crc32
 
@@ -52,18 +53,9 @@ def split_prompt(text: str) -> Prompt:
     return Prompt(text[:start], slots) if slots else Prompt(text, _FALLBACK)
 
 
-# The template is the same for every record of a group: parsed once.
-_SLOTS_SEEN: dict[str, tuple[tuple[str, str], ...]] = {}
-
-
+@lru_cache(maxsize=64)  # the template is the same for every record of a group
 def _slots(template: str) -> tuple[tuple[str, str], ...]:
-    slots = _SLOTS_SEEN.get(template)
-    if slots is None:
-        slots = tuple(dict(_TEMPLATE_LINE.findall(template)).items())
-        if len(_SLOTS_SEEN) >= 64:
-            _SLOTS_SEEN.clear()
-        _SLOTS_SEEN[template] = slots
-    return slots
+    return tuple(dict(_TEMPLATE_LINE.findall(template)).items())
 
 
 def text_hash(text: str) -> bytes:
@@ -126,8 +118,16 @@ def _score(leaning: float, spread: int) -> int:
 _VERDICTS = (
     ("fails on this throughout", "shows nothing of it where it was needed", "works against the task here"),
     ("falls short in most steps", "is weak here, with repeated slips", "rarely gets this right"),
-    ("is uneven, good in places and careless in others", "does the obvious part only", "holds up until the middle"),
-    ("is sound, with a few small lapses", "does this well in nearly every step", "needs little correction here"),
+    (
+        "is uneven, good in places and careless in others",
+        "does the obvious part only",
+        "holds up until the middle",
+    ),
+    (
+        "is sound, with a few small lapses",
+        "does this well in nearly every step",
+        "needs little correction here",
+    ),
     ("is consistently strong", "gets this right from start to end", "could serve as an example"),
 )
 

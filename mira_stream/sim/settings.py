@@ -14,7 +14,9 @@ class SimSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One simulated replica. The defaults resemble one GPU that serves the model of group `agent/A`."""
 
     host: Annotated[str, msgspec.Meta(min_length=1, description="Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, msgspec.Meta(ge=0, le=65535, description="Port to listen on; 0 is any free one.")] = 0
+    port: Annotated[
+        int, msgspec.Meta(ge=0, le=65535, description="Port to listen on; 0 is any free one.")
+    ] = 0
     model: Annotated[str, msgspec.Meta(min_length=1, description="Name under which the model is served.")] = (
         "whw06/MIRA-Agent-Group1"
     )
@@ -33,16 +35,20 @@ class SimSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1_048_576
     max_num_queued_reqs: Annotated[
         int | None,
-        msgspec.Meta(ge=1, description="Requests running or waiting above which a new one gets a 503; null: any."),
+        msgspec.Meta(
+            ge=1, description="Requests running or waiting above which a new one gets a 503; null: any."
+        ),
     ] = None
     step_seconds: Annotated[
         float, msgspec.Meta(ge=0, description="Modelled time that every step takes, in seconds.")
     ] = 0.015
     prefill_token_seconds: Annotated[
-        float, msgspec.Meta(ge=0, description="Modelled time that each prefilled token adds to a step, in seconds.")
+        float,
+        msgspec.Meta(ge=0, description="Modelled time that each prefilled token adds to a step, in seconds."),
     ] = 40e-6
     decode_token_seconds: Annotated[
-        float, msgspec.Meta(ge=0, description="Modelled time that each decoded token adds to a step, in seconds.")
+        float,
+        msgspec.Meta(ge=0, description="Modelled time that each decoded token adds to a step, in seconds."),
     ] = 40e-6
     resident_token_seconds: Annotated[
         float,
@@ -51,7 +57,8 @@ class SimSettings(msgspec.Struct, frozen=True, kw_only=True):
     time_scale: Annotated[
         float,
         msgspec.Meta(
-            ge=0, description="Wall seconds per modelled second: 1 is real time, 0.01 is 100 times faster, 0 answers at once."
+            ge=0,
+            description="Wall seconds per modelled second: 1 is real time, 0.01 is 100 times faster, 0 answers at once.",
         ),
     ] = 1.0
     damage_share: Annotated[
@@ -59,18 +66,25 @@ class SimSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.0
     damage_kinds: Annotated[
         tuple[str, ...],
-        msgspec.Meta(description="Kinds of damage to choose from; empty means all. See the reference of the simulator."),
+        msgspec.Meta(
+            description="Kinds of damage to choose from; empty means all. See the reference of the simulator."
+        ),
     ] = ()
     faults: Annotated[
         tuple[str, ...],
-        msgspec.Meta(description="Planned faults, for example `500@10-12`. See the reference of the simulator."),
+        msgspec.Meta(
+            description="Planned faults, for example `500@10-12`. See the reference of the simulator."
+        ),
     ] = ()
     seed: Annotated[
         int, msgspec.Meta(ge=0, lt=1 << 64, description="Seed of the damage and of faults that hit a share.")
     ] = 0
     shutdown_timeout_seconds: Annotated[
         float,
-        msgspec.Meta(ge=0, description="Time that requests in flight get at shutdown, in seconds; 0 fails them at once."),
+        msgspec.Meta(
+            ge=0,
+            description="Time that requests in flight get at shutdown, in seconds; 0 fails them at once.",
+        ),
     ] = 0.0
     keepalive_seconds: Annotated[
         float, msgspec.Meta(gt=0, description="Time after which an idle connection is closed, in seconds.")

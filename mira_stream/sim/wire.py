@@ -7,10 +7,13 @@ VERSION = "0.32.0"
 
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 LEAVING = "cannot schedule new futures after shutdown"
-BUSY = (
-    "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
-)
-_TYPES = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError", 503: "Service Unavailable"}
+BUSY = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
+_TYPES = {
+    400: "BadRequestError",
+    404: "NotFoundError",
+    500: "InternalServerError",
+    503: "Service Unavailable",
+}
 _PLANNED = {500: DEAD, 503: BUSY}
 
 
@@ -32,9 +35,7 @@ def error_form(
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
 
-def error(
-    status: int, message: str, *, param: str | None = None, kind: str | None = None
-) -> WireError:
+def error(status: int, message: str, *, param: str | None = None, kind: str | None = None) -> WireError:
     """An error in vLLM's own form."""
     return WireError(status, msgspec.json.encode(error_form(status, message, param, kind)))
 

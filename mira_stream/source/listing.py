@@ -15,16 +15,19 @@ class ListingPlan:
     first part of the key, and never again once a listing came unsorted.
     """
 
-    def __init__(self, full_list_seconds: float) -> None:
+    def __init__(self, full_list_seconds: float, *, is_sorted: bool = True) -> None:
         self._full_list_seconds = full_list_seconds
         self._full_at: float | None = None
         self._newest: dict[str, str] = {}
         self._last = ""
-        self.is_sorted = True
+        self.is_sorted = is_sorted
 
     def is_full(self, now: float) -> bool:
         """Whether the pass that begins at `now` lists everything."""
-        return self._full_at is None or not self.is_sorted or now - self._full_at >= self._full_list_seconds
+        if self._full_at is None or not self.is_sorted:
+            return True
+        # A clock that went back must not put the truth off.
+        return not 0 <= now - self._full_at < self._full_list_seconds
 
     def requests(self, *, full: bool) -> Iterator[tuple[str, str | None]]:
         """`(prefix, after)` of each listing of a pass; they do not overlap in new keys."""

@@ -52,7 +52,8 @@ class TailSource:
         self._executor = executor or self._owned
         self._on_ignored = on_ignored
         self._filter = NameFilter(settings.include)
-        self._plan = ListingPlan(settings.full_list_seconds)
+        # A local file that grows or is replaced keeps its place in the order: only full listings see it.
+        self._plan = ListingPlan(settings.full_list_seconds, is_sorted=not isinstance(store, LocalStore))
 
     def __repr__(self) -> str:
         order = "sorted" if self._plan.is_sorted else "unsorted"
@@ -96,6 +97,8 @@ class TailSource:
             )
         else:
             etags = [entry.etag for entry in changed]
+        if unsettled := etags.count(None):
+            self._on_ignored("unsettled", unsettled)
         return [self._seen_object(entry, etag) for entry, etag in zip(changed, etags, strict=True) if etag]
 
     def _is_object(self, entry: StoredObject) -> bool:

@@ -95,13 +95,13 @@ POOL_RETRIES = _counter("pool_retries", "Requests sent again after a fault.", "g
 
 REPLICA_REQUESTS = _gauge("replica_requests", "Our requests in flight.", "replica")
 REPLICA_REQUESTS_LIMIT = _gauge("replica_requests_limit", "Most requests in flight.", "replica")
+REPLICA_UNPREFILLED_TOKENS_LIMIT = _gauge(
+    "replica_unprefilled_tokens_limit", "The batched-token budget of an engine.", "replica"
+)
 REPLICA_RESERVED_TOKENS = _gauge("replica_reserved_tokens", "Tokens our permits hold.", "replica")
 REPLICA_RESERVED_TOKENS_LIMIT = _gauge("replica_reserved_tokens_limit", "Tokens that fit.", "replica")
 REPLICA_UNPREFILLED_TOKENS = _gauge(
     "replica_unprefilled_tokens", "Tokens sent, not yet prefilled.", "replica"
-)
-REPLICA_UNPREFILLED_TOKENS_LIMIT = _gauge(
-    "replica_unprefilled_tokens_limit", "The batched-token budget of an engine.", "replica"
 )
 REPLICA_LIMITING_FACTOR = _gauge(
     "replica_limiting_factor", "1 for what keeps the replica from another record.", "replica", "factor"

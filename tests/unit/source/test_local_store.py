@@ -16,12 +16,16 @@ from mira_stream.source.local_store import LocalStore
 from mira_stream.source.store import StoreSettings, open_store
 
 
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def test_a_created_file_is_synced_before_and_its_folders_after_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Order of the steps: the file is on disk before its name is, each new folder is synced into its parent."""
     steps: list[str] = []
-    root = os.stat(tmp_path).st_ino
+    root = tmp_path.stat().st_ino
 
     def fsync(fd: int) -> None:
         status = os.fstat(fd)
@@ -37,7 +41,7 @@ def test_a_created_file_is_synced_before_and_its_folders_after_it_has_its_name(
     create_durably(f"{tmp_path}/a/b/x", b"data")
     assert steps == ["sync root", "sync folder", "sync file", "link", "sync folder"]
     assert (tmp_path / "a/b/x").read_bytes() == b"data"
-    assert os.listdir(tmp_path / "a/b") == ["x"]
+    assert _names(tmp_path / "a/b") == ["x"]
 
 
 def test_a_failed_creation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,11 +54,11 @@ def test_a_failed_creation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         patch.setattr(os, "write", full)
         with pytest.raises(Saturated, match="make room"):
             create_durably(f"{tmp_path}/x", b"data")
-    assert os.listdir(tmp_path) == []
+    assert _names(tmp_path) == []
     create_durably(f"{tmp_path}/x", b"data")
     with pytest.raises(AlreadyExists):
         create_durably(f"{tmp_path}/x", b"other")
-    assert os.listdir(tmp_path) == ["x"]
+    assert _names(tmp_path) == ["x"]
 
 
 def test_what_a_crash_left_behind_is_not_listed(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""Looks at the replicas of one pool: their metrics while they work, their models before they may work again."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from mira_stream.control.health import BreakerState
+from mira_stream.core.errors import MiraStreamError
+from mira_stream.core.outcome import LimitingFactor
+from mira_stream.core.usage import ServedModel
+from mira_stream.pipeline.dispatch import Dispatcher
+from mira_stream.ports import Clock, Replica
+from mira_stream.telemetry import registry as metrics
+from mira_stream.telemetry.meters import Meters
+
+_log = structlog.get_logger(__name__)
+_BREAKER_VALUES = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 0.5, BreakerState.OPEN: 1.0}
+
+
+def unfit(served: tuple[ServedModel, ...], model: str, context_tokens: int) -> str | None:
+    """Why a replica that serves `served` may not score for a pool; None if it may."""
+    found = next((one for one in served if one.model == model), None)
+    if found is None:
+        names = ", ".join(one.model for one in served) or "no model"
+        return f"it serves {names}, not {model}"
+    if found.max_model_len is not None and found.max_model_len < context_tokens:
+        return f"its max_model_len is {found.max_model_len}, the pool needs {context_tokens}"
+    return None
+
+
+class Watcher:
+    """Watches the replicas of one dispatcher, each in a task of its own."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        *,
+        context_tokens: int,
+        scrape_seconds: float,
+        clock: Clock,
+        jitter: Callable[[], float],
+        meters: Meters,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._context_tokens = context_tokens
+        self._scrape_seconds = scrape_seconds
+        self._clock = clock
+        self._jitter = jitter
+        self._meters = meters
+        self._said: dict[str, str] = {}
+        meters.refresh_with(self._refresh)
+
+    async def look_first(self) -> None:
+        """One look at every replica before the first record: an absent or unfit one starts as an open breaker."""
+        async with asyncio.TaskGroup() as group:
+            for name, replica in self._replicas.items():
+                group.create_task(self._look(name, replica, first=True), name=f"look {name}")
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        async with asyncio.TaskGroup() as group:
+            for name, replica in self._replicas.items():
+                group.create_task(self._watch(name, replica), name=f"watch {name}")
+
+    @property
+    def _replicas(self) -> Mapping[str, Replica]:
+        return self._dispatcher.replicas
+
+    async def _watch(self, name: str, replica: Replica) -> None:
+        control = self._dispatcher.control
+        while True:
+            await asyncio.sleep(self._scrape_seconds)
+            if name in control.probes_due(self._clock()):
+                await self._look(name, replica, first=False)
+            try:
+                load = await replica.load()
+            except MiraStreamError:
+                continue  # the breaker speaks through requests; a missed look only ages the telemetry
+            control.observe(name, load, self._clock())
+            self._dispatcher.wake()
+
+    async def _look(self, name: str, replica: Replica, *, first: bool) -> None:
+        try:
+            problem = unfit(tuple(await replica.models()), self._dispatcher.pool.model, self._context_tokens)
+        except MiraStreamError as error:
+            problem = str(error)
+        control, now = self._dispatcher.control, self._clock()
+        if first and problem is not None:
+            control.shut_out(name, now, self._jitter())
+        elif not first:
+            control.probed(name, now, self._jitter(), ok=problem is None)
+        self._tell(name, problem)
+        self._dispatcher.wake()
+
+    def _tell(self, name: str, problem: str | None) -> None:
+        if problem is None:
+            if self._said.pop(name, None):
+                _log.info("replica is back", replica=name)
+        elif self._said.get(name) != problem:
+            self._said[name] = problem
+            _log.warning("replica is shut out until it is fit", replica=name, problem=problem)
+
+    def _refresh(self) -> None:
+        meters = self._meters
+        for replica in self._dispatcher.snapshot():
+            labels = (replica.name,)
+            meters.set(metrics.REPLICA_REQUESTS, replica.requests, labels)
+            meters.set(metrics.REPLICA_RESERVED_TOKENS, replica.reserved_tokens, labels)
+            meters.set(metrics.REPLICA_RESERVED_TOKENS_LIMIT, replica.reserved_tokens_limit, labels)
+            meters.set(metrics.REPLICA_UNPREFILLED_TOKENS, replica.unprefilled_tokens, labels)
+            meters.set(metrics.REPLICA_REQUESTS_LIMIT, replica.requests_limit, labels)
+            meters.set(metrics.REPLICA_UNPREFILLED_TOKENS_LIMIT, replica.unprefilled_tokens_limit, labels)
+            meters.set(metrics.REPLICA_BREAKER_OPEN, _BREAKER_VALUES[replica.breaker], labels)
+            for factor in LimitingFactor:
+                meters.set(metrics.REPLICA_LIMITING_FACTOR, factor is replica.factor, (*labels, factor.value))
+            if replica.load is not None:
+                meters.set(metrics.REPLICA_KV_USAGE_RATIO, replica.load.kv_usage or 0.0, labels)
+                meters.set(metrics.REPLICA_WAITING_REQUESTS, replica.load.waiting, labels)
+                meters.set(metrics.REPLICA_RUNNING_REQUESTS, replica.load.running, labels)

@@ -1,0 +1,100 @@
+"""From a request body to a call: prompts with their token counts, checked as vLLM checks them."""
+
+from typing import NamedTuple
+
+from mira_stream.sim.answers import CHAT, Kind
+from mira_stream.sim.requests import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    check_model,
+    check_sampling,
+    decode,
+    output_budget,
+    prompts,
+    turns,
+)
+from mira_stream.sim.settings import SimSettings
+from mira_stream.sim.tokens import count_chat, count_text, first_unknown
+from mira_stream.sim.tokens import decode as decode_ids
+from mira_stream.sim.wire import error
+
+
+class Prompt(NamedTuple):
+    """One prompt: the text that is judged, and its tokens, `counted` if it came as ids."""
+
+    text: str
+    tokens: int
+    counted: bool
+
+
+class Call(NamedTuple):
+    """One generation request, read and understood; `max_tokens` is as asked."""
+
+    kind: Kind
+    request: GenerationRequest
+    prompts: list[Prompt]
+    max_tokens: int | None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All prompts together; each counts once, however many completions it gets."""
+        return sum(prompt.tokens for prompt in self.prompts)
+
+    def budgets(self, limit: int) -> list[tuple[Prompt, int]]:
+        """For each completion its prompt and the tokens it may have. Raises the 400 for what is over `limit`."""
+        each = [
+            (prompt, output_budget(self.max_tokens, prompt.tokens, limit, counted=prompt.counted))
+            for prompt in self.prompts
+        ]
+        return [pair for pair in each for _ in range(self.request.n or 1)]
+
+
+def read_call(body: bytes, content_type: str, *, kind: Kind, settings: SimSettings) -> Call:
+    """Understand a request body. Raises the 400 or 404 that vLLM answers, except for what is too long."""
+    return (
+        _read_chat(body, content_type, settings)
+        if kind is CHAT
+        else _read_text(body, content_type, kind, settings)
+    )
+
+
+def _read_chat(body: bytes, content_type: str, settings: SimSettings) -> Call:
+    request = decode(body, content_type, ChatRequest)
+    check_model(request.model, settings.model)
+    check_sampling(request)
+    conversation = turns(request.messages, settings.model)
+    tokens = count_chat(conversation, generation=request.add_generation_prompt)
+    judged = next(
+        (turn.text for turn in reversed(conversation) if turn.role == "user"), conversation[-1].text
+    )
+    max_tokens = request.max_completion_tokens if request.max_tokens is None else request.max_tokens
+    return Call(
+        CHAT, request, [Prompt(judged, _truncated(tokens, request, settings), counted=False)], max_tokens
+    )
+
+
+def _read_text(body: bytes, content_type: str, kind: Kind, settings: SimSettings) -> Call:
+    request = decode(body, content_type, CompletionRequest)
+    check_model(request.model, settings.model)
+    check_sampling(request)
+    found = [_prompt(prompt, request, settings) for prompt in prompts(request)]
+    # Without max_tokens the completions endpoint gives 16, by OpenAI's rule.
+    return Call(kind, request, found, 16 if request.max_tokens is None else request.max_tokens)
+
+
+def _prompt(prompt: str | list[int], request: CompletionRequest, settings: SimSettings) -> Prompt:
+    if isinstance(prompt, str):
+        return Prompt(prompt, _truncated(count_text(prompt), request, settings), counted=False)
+    unknown = first_unknown(prompt)
+    if unknown is not None:
+        raise error(400, f"Token id {unknown} is out of vocabulary")
+    return Prompt(decode_ids(prompt), _truncated(len(prompt), request, settings), counted=True)
+
+
+def _truncated(tokens: int, request: GenerationRequest, settings: SimSettings) -> int:
+    """Tokens left by `truncate_prompt_tokens`; -1 leaves what fits beside one token of output."""
+    keep = request.truncate_prompt_tokens
+    if keep is None:
+        return tokens
+    return min(tokens, settings.max_model_len - 1 if keep == -1 else max(1, keep))
