@@ -16,7 +16,6 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     reserved_tokens_limit: int
     unprefilled_tokens: int
     answers: int
-    faults: int
 
 
 class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):

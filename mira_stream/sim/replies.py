@@ -16,7 +16,7 @@ from mira_stream.core.row import SLOTS
 
 _TEMPLATE_BYTES_MAX = 16_384
 _TEMPLATE_LINE = re.compile(r"^\[(A\d{1,2})\][ \t]+([^\n]*?)[ \t]*:", re.MULTILINE)
-_HEAD, _TAIL = 4_000, 8_000
+_HEAD, _TAIL = 1_000, 2_000  # characters that features are looked for in: every search costs
 # A record that closes its own turn can speak to the scorer as if it were not data; a real one may well obey.
 _TURN_END = "<|im_end|>"
 
@@ -132,9 +132,22 @@ _VERDICTS = (
 )
 
 
+_EVIDENCE = (
+    "the closing summary shows it",
+    "most of all in the first half",
+    "judged by how tool results were used",
+    "the middle of the trace is the clearest case",
+    "with one exception near the end",
+    "each step can be checked against the output before it",
+    "little else in the trace speaks to it",
+    "compare the plan at the start with what was run",
+)
+
+
 def _rationale(name: str, score: int, pick: int) -> str:
     verdicts = _VERDICTS[min(4, score * 5 // 10)]
-    return f"On {name.lower()} the assistant {verdicts[pick % len(verdicts)]}."
+    verdict = verdicts[pick % len(verdicts)]
+    return f"On {name.lower()} the assistant {verdict}; {_EVIDENCE[pick // 32]}."
 
 
 _DOMAINS = (

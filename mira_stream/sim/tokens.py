@@ -96,8 +96,17 @@ def first_unknown(ids: Sequence[int]) -> int | None:
     return next((token for token in ids if not 0 <= token < VOCABULARY_SIZE), None)
 
 
+_TEMPLATE_CHARACTERS = 2_048
+
+
 def _pieces(text: str) -> int:
-    size = len(text) if text.isascii() else len(text.encode())
+    if text.isascii():
+        size = len(text)
+    else:
+        # Often only the template at the end is not ASCII: a slice without it is stored, and measured, as ASCII.
+        head = text[:-_TEMPLATE_CHARACTERS]
+        size = len(head) if head.isascii() else len(head.encode())
+        size += len(text[len(head) :].encode())
     return -(-size // BYTES_PER_TOKEN)
 
 

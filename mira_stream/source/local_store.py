@@ -17,7 +17,8 @@ from mira_stream.source.store import OnRefused, ignore_refused
 from mira_stream.source.walk import walk
 
 T = TypeVar("T")
-_PAGE = 1000
+# Small enough that the work on one page does not stall the event loop.
+_PAGE = 250
 _THREADS = 4
 
 

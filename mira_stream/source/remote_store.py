@@ -9,14 +9,15 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from mira_stream.core.errors import Missing, Overwritten, Refusal, Transient, TransientKind
 from mira_stream.ports import StoredObject
-from mira_stream.source.remote_errors import OBSTORE_ERRORS, is_past_the_end, translated
+from mira_stream.source.remote_errors import OBSTORE_ERRORS, brief, is_past_the_end, translated
 from mira_stream.source.store import StoreSettings
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
     from obstore.store import ClientConfig, RetryConfig
 
-_PAGE = 1000
+# Small enough that the work on one page does not stall the event loop.
+_PAGE = 250
 # Bounded here, patient above: the callers retry with their own waits and count what they retry.
 _RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 _TIMEOUT = timedelta(seconds=120)
@@ -31,7 +32,7 @@ def open_remote(scheme: str, bucket: str, *, prefix: str, settings: StoreSetting
         backend = _backend(scheme, bucket, prefix or None, settings)
     except (*OBSTORE_ERRORS, ValueError) as error:
         raise Refusal(
-            f"{scheme}://{bucket}: the settings of the store are not right: {error}",
+            f"{scheme}://{bucket}: the settings of the store are not right: {brief(str(error))}",
             "look at endpoint, region and the credentials in the environment",
         ) from error
     return RemoteStore(backend, f"{scheme}://{bucket}/{prefix}".rstrip("/"))

@@ -1,0 +1,240 @@
+"""The composition root: the one place where adapters, decisions and stages are put together."""
+
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+
+import msgspec
+
+from mira_stream.control.admission import PoolControl
+from mira_stream.core.errors import MiraStreamError
+from mira_stream.core.naming import SourceNaming
+from mira_stream.core.tokens import Estimator
+from mira_stream.core.usage import Reply
+from mira_stream.daemon.config import Config
+from mira_stream.daemon.lake import (
+    failpoint_from_environment,
+    make_source,
+    open_ledger,
+    open_stores,
+    probe_stores,
+)
+from mira_stream.daemon.pools import PoolPlan, known_sources, plan_pools, pool_for
+from mira_stream.daemon.service import Daemon
+from mira_stream.pipeline.account import Account
+from mira_stream.pipeline.channel import Channel
+from mira_stream.pipeline.commit import CommitSettings, Committer
+from mira_stream.pipeline.dispatch import Dispatcher, PoolIdentity, Workplace
+from mira_stream.pipeline.prepare import PoolEntry, Prepared, Preparer
+from mira_stream.pipeline.raw import RawChannel, RawRecord
+from mira_stream.pipeline.read import Discovery, Reader, ReadSettings
+from mira_stream.pipeline.rows import Fingerprints, RowMaker
+from mira_stream.pipeline.topology import Pipeline
+from mira_stream.pipeline.watch import Watcher
+from mira_stream.ports import Ledger, Replica, Sink, Source
+from mira_stream.replica.vllm import VllmReplica, open_session
+from mira_stream.sink.retry import Patience
+from mira_stream.sink.segments import SegmentSink
+from mira_stream.telemetry import registry as metrics
+from mira_stream.telemetry.meters import Meters
+
+_CHANNEL_RECORDS = 64
+_CHANNEL_BYTES = 32 << 20
+_NO_POOL = ""
+
+
+class Adapters(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that touches the world, opened; `replicas` by group and name."""
+
+    source: Source
+    ledger: Ledger
+    sink: Sink
+    replicas: Mapping[str, Mapping[str, Replica]]
+    workers: Executor
+
+
+@asynccontextmanager
+async def built(config: Config, *, once: bool) -> AsyncIterator[Daemon]:
+    """Open everything, probe the stores, and put the pipeline together; closes it all on the way out."""
+    plans = plan_pools(config)
+    meters = Meters(known_sources(config, plans))
+    failpoint = failpoint_from_environment()
+    async with AsyncExitStack() as stack:
+        stores = open_stores(config, meters)
+        await probe_stores(config, stores)
+        ledger = open_ledger(config, stores.sink.uri, failpoint)
+        stack.push_async_callback(ledger.close)
+        source = make_source(config, stores.source, meters)
+        stack.callback(source.close)
+        workers = stack.enter_context(ThreadPoolExecutor(4, "worker"))
+        patience = Patience(config.sink, on_retry=lambda _: meters.add(metrics.SINK_RETRIES))
+        sink = SegmentSink(
+            stores.sink, settings=config.sink, patience=patience, executor=workers, failpoint=failpoint
+        )
+        session = await stack.enter_async_context(open_session())
+        replicas = {
+            plan.group: {
+                replica.name: replica
+                for replica in (VllmReplica(url, session, api_key=plan.api_key) for url in plan.replicas)
+            }
+            for plan in plans
+        }
+        adapters = Adapters(source=source, ledger=ledger, sink=sink, replicas=replicas, workers=workers)
+        yield Daemon(assemble(config, plans, adapters, meters, once=once), meters)
+
+
+def assemble(
+    config: Config, plans: tuple[PoolPlan, ...], adapters: Adapters, meters: Meters, *, once: bool
+) -> Pipeline:
+    """The stages over opened adapters."""
+    account = Account(meters)
+    committer = Committer(
+        adapters.ledger,
+        adapters.sink,
+        account=account,
+        meters=meters,
+        settings=msgspec.convert(config.sink, CommitSettings, from_attributes=True),
+        clock=time.monotonic,
+    )
+    rows = RowMaker(shards=config.sink.shards, now=_rfc3339_now, keep_reply=config.record.keep_reply)
+    workplace = Workplace(
+        committer=committer,
+        rows=rows,
+        account=account,
+        meters=meters,
+        clock=time.monotonic,
+        jitter=random.random,
+    )
+    estimator = Estimator()
+    pipelines: list[Pipeline] = []  # known to the dispatchers only when it stands
+    dispatchers = {
+        plan.group: _dispatcher(
+            plan, config, adapters, workplace, estimator, lambda: _drain(pipelines, once=once)
+        )
+        for plan in plans
+    }
+    naming = SourceNaming.parse(config.source.name_from)
+    entries = {plan.group: _entry(plan, dispatchers[plan.group]) for plan in plans}
+    channels = _channels(plans, meters)
+    settings = ReadSettings(
+        list_seconds=config.source.list_seconds, open_objects_max=config.source.open_objects_max, once=once
+    )
+    pipeline = Pipeline(
+        ledger=adapters.ledger,
+        sink=adapters.sink,
+        discovery=Discovery(
+            adapters.source,
+            adapters.ledger,
+            meters=meters,
+            settings=settings,
+            clock=time.monotonic,
+            wall=time.time,
+        ),
+        reader=Reader(
+            adapters.source,
+            adapters.ledger,
+            committer,
+            route=lambda source: channels[plan.group if (plan := pool_for(plans, source)) else _NO_POOL],
+            meters=meters,
+            settings=settings,
+        ),
+        preparer=Preparer(
+            lambda source: entries[plan.group] if (plan := pool_for(plans, source)) else None,
+            name_field=naming.field,
+            meta_fields=config.record.meta,
+            estimator=estimator,
+            committer=committer,
+            rows=rows,
+            meters=meters,
+            clock=time.monotonic,
+            executor=adapters.workers,
+        ),
+        channels=tuple(channels.values()),
+        dispatchers=dispatchers,
+        watchers=[_watcher(plan, dispatchers[plan.group], config, meters) for plan in plans],
+        committer=committer,
+        account=account,
+    )
+    pipelines.append(pipeline)
+    return pipeline
+
+
+def _drain(pipelines: list[Pipeline], *, once: bool) -> None:
+    """A stopped pool ends a `--once` run; a following daemon goes on with its other pools."""
+    if once:
+        for pipeline in pipelines:
+            pipeline.drain()
+
+
+def _rfc3339_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _dispatcher(
+    plan: PoolPlan,
+    config: Config,
+    adapters: Adapters,
+    workplace: Workplace,
+    estimator: Estimator,
+    on_stopped: Callable[[], None],
+) -> Dispatcher:
+    def learn(prepared: Prepared, reply: Reply) -> None:
+        estimator.observe(prepared.subject.source, prepared.estimate, reply.usage.prompt_tokens)
+
+    replicas = adapters.replicas[plan.group]
+    identity = PoolIdentity(
+        group=plan.group,
+        model=plan.model,
+        prompting=plan.prompting,
+        fingerprints=Fingerprints(plan.rubric.fingerprint, plan.prompting.template.fingerprint),
+        reasks_max=config.request.reasks_max,
+    )
+    control = PoolControl(list(replicas), config.admission)
+    return Dispatcher(identity, control, replicas, workplace=workplace, learn=learn, on_stopped=on_stopped)
+
+
+def _entry(plan: PoolPlan, dispatcher: Dispatcher) -> PoolEntry:
+    async def count(body: bytes) -> int | None:
+        """Ask the first replica that is able to say."""
+        for snapshot in dispatcher.snapshot():
+            if snapshot.breaker == "closed":
+                try:
+                    return await dispatcher.replicas[snapshot.name].count(body)
+                except MiraStreamError:
+                    continue
+        return None
+
+    return PoolEntry(prompting=plan.prompting, count=count, offer=dispatcher.offer)
+
+
+def _channels(plans: tuple[PoolPlan, ...], meters: Meters) -> dict[str, RawChannel]:
+    """One channel per pool, and one for records of no pool, so that a full pool does not hold up the others."""
+    channels: dict[str, RawChannel] = {
+        name: Channel[RawRecord](items_max=_CHANNEL_RECORDS, bytes_max=_CHANNEL_BYTES)
+        for name in (*(plan.group for plan in plans), _NO_POOL)
+    }
+
+    def refresh() -> None:
+        for name, channel in channels.items():
+            labels = (name or "none",)
+            meters.set(metrics.PREPARE_CHANNEL_RECORDS, len(channel), labels)
+            meters.set(metrics.PREPARE_CHANNEL_RECORDS_LIMIT, channel.items_max, labels)
+            meters.set(metrics.PREPARE_CHANNEL_BYTES, channel.bytes, labels)
+            meters.set(metrics.PREPARE_CHANNEL_BYTES_LIMIT, channel.bytes_max, labels)
+
+    meters.refresh_with(refresh)
+    return channels
+
+
+def _watcher(plan: PoolPlan, dispatcher: Dispatcher, config: Config, meters: Meters) -> Watcher:
+    return Watcher(
+        dispatcher,
+        context_tokens=plan.prompting.context_tokens,
+        scrape_seconds=config.admission.scrape_seconds,
+        clock=time.monotonic,
+        jitter=random.random,
+        meters=meters,
+    )

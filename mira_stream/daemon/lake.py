@@ -1,0 +1,138 @@
+"""Opening what the daemon, `check` and `verify` share: both stores, the source, the sink's reader, the ledger."""
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+
+from mira_stream.control.sealing import RollLimits
+from mira_stream.core.errors import Refusal
+from mira_stream.core.failpoint import FAILPOINTS, Failpoint, inert
+from mira_stream.core.naming import SourceNaming
+from mira_stream.daemon.config import Config
+from mira_stream.ledger.sqlite import SqliteLedger
+from mira_stream.ports import ObjectStore, Source
+from mira_stream.sink.layout import Layout, ensure_layout
+from mira_stream.sink.probe import probe_sink
+from mira_stream.sink.reader import SegmentReader
+from mira_stream.sink.retry import Patience
+from mira_stream.source.probe import probe_source
+from mira_stream.source.store import open_store
+from mira_stream.source.tail import TailSource
+from mira_stream.telemetry import registry as metrics
+from mira_stream.telemetry.meters import Meters
+
+_AUDIT_TRIES = 5
+
+
+class Stores(msgspec.Struct, frozen=True):
+    """Both ends of the lake."""
+
+    source: ObjectStore
+    sink: ObjectStore
+
+
+def open_stores(config: Config, meters: Meters) -> Stores:
+    """Open both stores; raises Refusal if one lies inside the other (the daemon would score its own output)."""
+
+    def ignored(reason: str, names: int) -> None:
+        meters.add(metrics.SOURCE_NAMES_IGNORED, names, (reason,))
+
+    stores = Stores(
+        source=open_store(config.source.uri, config.source.store, on_refused=ignored),
+        sink=open_store(config.sink.uri, config.sink.store),
+    )
+    source, sink = f"{stores.source.uri}/", f"{stores.sink.uri}/"
+    if source.startswith(sink) or sink.startswith(source):
+        raise Refusal(
+            f"source.uri {stores.source.uri} and sink.uri {stores.sink.uri} lie inside each other",
+            "the daemon would score its own output: give the sink a place beside the source",
+        )
+    return stores
+
+
+def layout_of(config: Config) -> Layout:
+    """The layout that this configuration means."""
+    return Layout(source_naming=config.source.name_from, shards=config.sink.shards, format=config.sink.format)
+
+
+async def probe_stores(config: Config, stores: Stores) -> list[str]:
+    """The start-up probe of both stores and the layout; findings for people. Raises Refusal and store errors."""
+    await probe_sink(stores.sink, uuid4().hex)
+    await ensure_layout(stores.sink, layout_of(config))
+    return await probe_source(stores.source)
+
+
+def make_source(config: Config, store: ObjectStore, meters: Meters) -> TailSource:
+    """The live source over `store`."""
+
+    def ignored(reason: str, names: int) -> None:
+        meters.add(metrics.SOURCE_NAMES_IGNORED, names, (reason,))
+
+    naming = SourceNaming.parse(config.source.name_from)
+    return TailSource(store, config.source, naming, wall_clock=time.time, on_ignored=ignored)
+
+
+def open_ledger(config: Config, sink_uri: str, failpoint: Failpoint = inert) -> SqliteLedger:
+    """The ledger of this configuration. Raises Refusal."""
+    return SqliteLedger.open(
+        Path(config.ledger.path),
+        sink_uri=sink_uri,
+        settings=config.ledger,
+        roll=RollLimits(config.sink.roll_records, config.sink.roll_bytes),
+        on_overwrite=config.source.on_overwrite,
+        clock=time.monotonic,
+        failpoint=failpoint,
+    )
+
+
+def failpoint_from_environment() -> Failpoint:
+    """`MIRA_STREAM_FAILPOINT=seal.before`: the process kills itself there, as a power cut would. For tests."""
+    wanted = os.environ.get("MIRA_STREAM_FAILPOINT", "")
+    if not wanted:
+        return inert
+    if wanted not in FAILPOINTS:
+        raise Refusal(f"MIRA_STREAM_FAILPOINT={wanted} is no failpoint", f"one of {', '.join(FAILPOINTS)}")
+
+    def kill_here(name: str) -> None:
+        if name == wanted:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return kill_here
+
+
+class AuditLake(msgspec.Struct, frozen=True):
+    """What an audit reads; `chains` is the ledger's view, where it was asked for."""
+
+    source: Source
+    sink: SegmentReader
+    chains: Mapping[str, int]
+
+
+@asynccontextmanager
+async def opened_for_audit(config: Config, *, with_ledger: bool) -> AsyncIterator[AuditLake]:
+    """Source and sink for `verify`, without probes: an audit writes nothing."""
+    meters = Meters()
+    stores = open_stores(config, meters)
+    source = make_source(config, stores.source, meters)
+    with ThreadPoolExecutor(2, "audit") as executor:
+        sink = SegmentReader(
+            stores.sink, patience=Patience(config.sink, tries_max=_AUDIT_TRIES), executor=executor
+        )
+        chains: Mapping[str, int] = {}
+        if with_ledger:
+            ledger = open_ledger(config, stores.sink.uri)
+            try:
+                chains = await ledger.chains()
+            finally:
+                await ledger.close()
+        try:
+            yield AuditLake(source, sink, chains)
+        finally:
+            source.close()

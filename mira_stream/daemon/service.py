@@ -1,0 +1,89 @@
+"""The running daemon as others see it: its pipeline, its metrics, its status."""
+
+import time
+
+from mira_stream import __version__
+from mira_stream.daemon.status import PoolStatus, ReplicaStatus, Status
+from mira_stream.pipeline.account import Account
+from mira_stream.pipeline.dispatch import Dispatcher
+from mira_stream.pipeline.topology import Pipeline
+from mira_stream.telemetry import registry as metrics
+from mira_stream.telemetry.exporter import Exporter
+from mira_stream.telemetry.meters import Meters
+
+
+class Daemon:
+    """Everything that runs, and what it says about itself."""
+
+    def __init__(self, pipeline: Pipeline, meters: Meters) -> None:
+        self.pipeline = pipeline
+        self.meters = meters
+        self.exporter = Exporter(meters)
+        self._began = time.monotonic()
+
+    @property
+    def account(self) -> Account:
+        return self.pipeline.account
+
+    @property
+    def stopped_pools(self) -> list[str]:
+        """Why pools were stopped by a configuration fault; empty if none was."""
+        stops = (pool.control.stopped for pool in self.pipeline.dispatchers.values())
+        return [stopped for stopped in stops if stopped is not None]
+
+    def unready(self) -> list[str]:
+        """What is still waited for before the daemon is ready."""
+        return [] if self.pipeline.discovery.first_page.is_set() else ["the first listing page of the source"]
+
+    def status_line(self) -> str:
+        """One line for an operator."""
+        return self.status().line()
+
+    def status(self) -> Status:
+        """One snapshot; no await lies inside it."""
+        meters = self.meters
+        meters.refresh()
+        stages = meters.values[metrics.RECORDS_IN_PIPELINE]
+        return Status(
+            version=__version__,
+            state=self._state(),
+            uptime_seconds=round(time.monotonic() - self._began, 3),
+            read=self.account.read,
+            outcomes={outcome.value: count for outcome, count in self.account.outcomes().items()},
+            in_pipeline={stage: int(count) for (stage,), count in stages.items()},
+            objects_open=int(meters.value(metrics.SOURCE_OBJECTS_OPEN)),
+            segments=int(meters.value(metrics.SINK_SEGMENTS)),
+            rows=int(meters.value(metrics.SINK_ROWS)),
+            backlog_rows=int(meters.value(metrics.SINK_BACKLOG_ROWS)),
+            prompt_tokens=int(meters.sum(metrics.REPLICA_PROMPT_TOKENS)),
+            completion_tokens=int(meters.sum(metrics.REPLICA_COMPLETION_TOKENS)),
+            pools=[self._pool_status(name, pool) for name, pool in self.pipeline.dispatchers.items()],
+        )
+
+    def _state(self) -> str:
+        if self.pipeline.draining:
+            return "draining"
+        return "starting" if self.unready() else "running"
+
+    def _pool_status(self, group: str, pool: Dispatcher) -> PoolStatus:
+        factor = pool.factor
+        return PoolStatus(
+            group=group,
+            model=pool.pool.model,
+            limiting_factor=factor.value if factor else None,
+            stopped=pool.control.stopped,
+            window_records=len(pool.control.window),
+            replicas=[
+                ReplicaStatus(
+                    name=one.name,
+                    breaker=one.breaker.value,
+                    limiting_factor=one.factor.value if one.factor else None,
+                    requests=one.requests,
+                    reserved_tokens=one.reserved_tokens,
+                    reserved_tokens_limit=one.reserved_tokens_limit,
+                    unprefilled_tokens=one.unprefilled_tokens,
+                    answers=int(self.meters.value(metrics.REPLICA_ANSWERS, (one.name,))),
+                )
+                for one in pool.snapshot()
+            ],
+        )
