@@ -5,10 +5,11 @@ misused or could not be done.
 """
 
 import asyncio
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import msgspec
 import typer
@@ -16,6 +17,9 @@ import uvloop
 
 from mira_stream import __version__
 from mira_stream.core.errors import MiraStreamError, Refusal
+
+if TYPE_CHECKING:
+    from mira_stream.sim.settings import SimSettings
 
 T = TypeVar("T")
 EXIT_FOUND = 1
@@ -158,8 +162,8 @@ def verify(
     """Audit the source against the sink, without trusting the daemon. Exit 0 clean, 1 lost or doubled, 2 not audited."""
     from mira_stream.audit.report import Audit, lines
     from mira_stream.audit.verify import verify as verify_lake
-    from mira_stream.daemon.build import opened_for_audit
     from mira_stream.daemon.config import load_config
+    from mira_stream.daemon.lake import opened_for_audit
 
     settings = load_config(config)
 
@@ -170,6 +174,74 @@ def verify(
     audit = _run_async(audit_lake)
     _say(msgspec.json.encode(audit).decode() if as_json else "\n".join(lines(audit)))
     raise typer.Exit(audit.exit_code)
+
+
+@app.command()
+def sim(
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes any free one.")] = 8000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    model: Annotated[str, typer.Option("--model", help="Name under which the model is served.")] = (
+        "whw06/MIRA-Agent-Group1"
+    ),
+    time_scale: Annotated[
+        float,
+        typer.Option("--time-scale", min=0, help="Wall seconds per modelled second; 0 answers at once."),
+    ] = 1.0,
+    damage_share: Annotated[
+        float, typer.Option("--damage-share", min=0, max=1, help="Share of the replies that are damaged.")
+    ] = 0.0,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option("--fault", help="A planned fault, such as 500@10-12; several may be given."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of damage and faults.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, name=value, such as max_model_len=4096."),
+    ] = None,
+) -> None:
+    """Simulate one vLLM replica that answers like a scorer: for demos, planning and tests."""
+    from mira_stream.sim.settings import SimSettings
+
+    given: dict[str, object] = {
+        "port": port,
+        "host": host,
+        "model": model,
+        "time_scale": time_scale,
+        "damage_share": damage_share,
+        "faults": tuple(fault or ()),
+        "seed": seed,
+    }
+    given |= _pairs(settings or [], option="--set", example="max_model_len=4096")
+    unknown = sorted(set(given) - set(SimSettings.__struct_fields__))
+    if unknown:
+        raise Refusal(
+            f"--set: there is no setting {unknown[0]}", f"one of {', '.join(SimSettings.__struct_fields__)}"
+        )
+    try:
+        chosen = msgspec.convert(given, SimSettings, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refusal(f"mira-stream sim: {error}", "see docs/reference/sim.md") from error
+    _run_async(lambda: _serve_sim(chosen))
+
+
+async def _serve_sim(settings: "SimSettings") -> None:
+    from mira_stream.sim.service import serve
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(settings, ready=lambda url: print(f"listening on {url}", flush=True), stop=stop)  # noqa: T201
+
+
+def _pairs(given: list[str], *, option: str, example: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for pair in given:
+        name, separator, value = pair.partition("=")
+        if not separator or not value:
+            raise Refusal(f"{option} {pair} is not name=value", f"for example {option} {example}")
+        pairs[name] = value
+    return pairs
 
 
 @app.command()
@@ -197,12 +269,7 @@ def anchors_import(
     """Take over an anchors file of another layout."""
     from mira_stream.daemon.anchors import import_anchors, write_anchors
 
-    names: dict[str, str] = {}
-    for pair in mapping or []:
-        ours, separator, theirs = pair.partition("=")
-        if not separator or not theirs:
-            raise Refusal(f"--map {pair} is not ours=theirs", "for example --map name=dimension")
-        names[ours] = theirs
+    names = _pairs(mapping or [], option="--map", example="name=dimension")
     rubric = import_anchors(file, group=group, names=names)
     target = write_anchors(rubric, out)
     _say(f"{target}: {len(rubric.criteria)} slots, fingerprint {rubric.fingerprint}")

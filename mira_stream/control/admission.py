@@ -1,14 +1,13 @@
 """The whole decision of one pool: which record goes where now, or what keeps all of them waiting."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from mira_stream.control.capacity import Capacity
-from mira_stream.control.health import Breaker, BreakerState
-from mira_stream.control.permits import Holdings, Permit
-from mira_stream.control.retry import Fault, FaultKind, RetryBudget
-from mira_stream.control.routing import drain_seconds
+from mira_stream.control.health import BreakerState
+from mira_stream.control.lane import Lane
+from mira_stream.control.permits import Permit
+from mira_stream.control.retry import REPLICA_FAULTS, Fault, FaultKind, RetryBudget
 from mira_stream.control.settings import AdmissionSettings
 from mira_stream.control.window import Candidate, Window
 from mira_stream.core.outcome import LimitingFactor
@@ -28,7 +27,10 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 class Deferred(msgspec.Struct, frozen=True):
-    """Nothing can be sent now. `wake_at`: when time alone may change that; None: only an event can."""
+    """Nothing can be sent now. `wake_at`: when time alone may change that; None: only an event can.
+
+    Events are what the caller tells: an offer, a settlement, a look at a replica, a probe.
+    """
 
     factor: LimitingFactor
     wake_at: float | None = None
@@ -52,37 +54,33 @@ class ReplicaSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     load: Load | None
 
 
-class _Lane:
-    """Everything about one replica."""
+class _Kept(msgspec.Struct, frozen=True):
+    """A replica that takes nothing else until the record with `ticket` has gone, there or elsewhere."""
 
-    def __init__(self, name: str, settings: AdmissionSettings) -> None:
-        self.name = name
-        self.holdings = Holdings()
-        self.capacity = Capacity(settings)
-        self.breaker = Breaker(settings)
-        self.answered_at: float | None = None
-        self.occupied_alone = False
-
-    @property
-    def room_tokens(self) -> int:
-        return self.capacity.limit_tokens - self.holdings.tokens
+    ticket: int
+    lane: Lane
 
 
 class PoolControl:
     """Decides for one pool. Synchronous and deterministic: `now` (monotonic seconds) and `jitter` ([0, 1)) are given.
 
-    The caller wakes it after every event: an offer, a settlement, a look at a replica, a probe.
+    The caller asks again after every event and at `Deferred.wake_at`.
     """
 
     def __init__(self, replicas: Sequence[str], settings: AdmissionSettings) -> None:
         assert replicas, "a pool has at least one replica"
+        assert len(set(replicas)) == len(replicas), "a replica is named twice"
         self._settings = settings
-        self._lanes = {name: _Lane(name, settings) for name in replicas}
+        self._lanes = {name: Lane(name, settings) for name in replicas}
         self._budget = RetryBudget(settings)
         self._output_tokens = float(settings.output_tokens)
         self._permits = 0
+        self._kept: _Kept | None = None
         self.window = Window(settings.window_records)
         self.stopped: str | None = None
+
+    def __repr__(self) -> str:
+        return f"PoolControl({len(self.window)} in the window, {list(self._lanes.values())!r})"
 
     # Records in and out.
 
@@ -94,46 +92,45 @@ class PoolControl:
         """Send one record, or say why none can be sent. Call again until it defers."""
         if self.stopped is not None:
             return Deferred(LimitingFactor.BREAKER)
-        ready = [candidate for candidate in self.window if candidate.not_before <= now]
-        if not ready:
-            # Records that wait out a fault are no lack of input.
-            factor = LimitingFactor.BREAKER if len(self.window) else LimitingFactor.SOURCE_STARVED
-            return Deferred(factor, self._next_ready())
-        lanes = [lane for lane in self._lanes.values() if self._is_open(lane, now)]
-        if not lanes:
-            return Deferred(LimitingFactor.BREAKER, self._next_open())
-        kept_for = next((one for one in ready if self._is_aged(one)), None)
-        for candidate in self._ordered(ready, lanes, kept_for):
-            lane = self._lane_for(candidate, lanes, kept_for, now)
+        if len(self.window) == 0:
+            return Deferred(LimitingFactor.SOURCE_STARVED)
+        lanes = [lane for lane in self._lanes.values() if lane.is_open(now)]
+        sendable = self._sendable(now)
+        if not lanes or not sendable:
+            factor = LimitingFactor.BREAKER if not lanes else self._why_none_is_sendable(now)
+            return Deferred(factor, self._wake_at(now))
+        self._kept = self._keep(sendable, lanes)
+        for candidate in self._ordered(sendable, lanes):
+            lane = self._route(candidate, lanes)
             if lane is not None:
+                self._count_passed_over(sendable, candidate)
                 return self._admit(candidate, lane, now)
-        return self._deferred(kept_for or ready[0], lanes, now)
+        return Deferred(self._why_refused(sendable, lanes), self._wake_at(now))
 
     def settle(self, permit: Permit, usage: Usage | None, now: float) -> None:
         """The request of `permit` has ended; `usage` if it was answered."""
-        lane = self._lanes[permit.replica]
-        lane.holdings.settle(permit, answered=usage is not None)
-        lane.occupied_alone = lane.occupied_alone and len(lane.holdings) > 0
+        self._lanes[permit.replica].settle(permit, answered=usage is not None, now=now)
         if usage is not None:
-            lane.answered_at = now
-            lane.breaker.succeeded()
             self._output_tokens += _MEAN_WEIGHT * (usage.completion_tokens - self._output_tokens)
             self._budget.earn(usage.prompt_tokens + usage.completion_tokens, now)
 
     # What is learned about replicas.
 
-    def observe(self, replica: str, load: Load, now: float) -> None:
-        """A look at the replica's metrics, taken at `now`."""
+    def observe(self, replica: str, load: Load, asked_at: float) -> None:
+        """A look at the replica's metrics; `asked_at` is when it was asked for: what was sent later is not in it."""
         lane = self._lanes[replica]
         if lane.capacity.observe(load):
-            lane.holdings.scraped(now, waiting=load.waiting)
+            lane.holdings.looked(asked_at, waiting=load.waiting)
 
     def failed(self, replica: str, fault: Fault, now: float, jitter: float) -> None:
         """A request there failed (its permit is settled separately)."""
         breaker = self._lanes[replica].breaker
         if fault.kind is FaultKind.SATURATION:
-            breaker.saturated(now + (fault.retry_after_seconds or _SATURATION_SECONDS * (0.5 + jitter / 2)))
-        elif fault.kind in (FaultKind.ABSENT, FaultKind.CRASH, FaultKind.TIMEOUT):
+            pause = fault.retry_after_seconds
+            breaker.saturated(
+                now + (pause if pause is not None else _SATURATION_SECONDS * (0.5 + jitter / 2))
+            )
+        elif fault.kind in REPLICA_FAULTS:
             breaker.failed(now, jitter, at_once=fault.kind is FaultKind.ABSENT)
 
     def shut_out(self, replica: str, now: float, jitter: float) -> None:
@@ -153,6 +150,10 @@ class PoolControl:
         answered_at = self._lanes[replica].answered_at
         return answered_at is not None and now - answered_at <= _ANSWERED_SECONDS
 
+    def blames(self, permit: Permit) -> bool:
+        """Whether the failure of this request, settled just now, points at its record and not at the replica."""
+        return self._lanes[permit.replica].blames(permit.ticket)
+
     def stop(self, message: str) -> None:
         """A configuration fault: send nothing more. The first message stays."""
         self.stopped = self.stopped or message
@@ -161,12 +162,11 @@ class PoolControl:
 
     def timeout_seconds(self, permit: Permit, max_tokens: int) -> float:
         """After which time a request counts as failed: by predicted work, since healthy ones may take minutes."""
-        ahead = self._lanes[permit.replica].holdings.unprefilled_tokens
-        work = (
-            ahead / self._settings.prefill_tokens_per_second
-            + max_tokens / self._settings.decode_tokens_per_second
+        prefill = (
+            self._lanes[permit.replica].holdings.unprefilled_tokens / self._settings.prefill_tokens_per_second
         )
-        return self._settings.timeout_seconds_min + work
+        decode = max_tokens / self._settings.decode_tokens_per_second
+        return self._settings.timeout_seconds_min + prefill + decode
 
     def need_tokens(self, candidate: Candidate) -> int:
         """What a request is expected to hold: its prompt and the pool's mean reply."""
@@ -178,71 +178,78 @@ class PoolControl:
 
     def snapshot(self, now: float) -> list[ReplicaSnapshot]:
         """All replicas, as of now."""
-        head = next(iter(self.window), None)
-        return [self._snapshot(lane, head, now) for lane in self._lanes.values()]
+        sendable = self._sendable(now)
+        return [self._snapshot(lane, sendable, now) for lane in self._lanes.values()]
 
     # The decision's parts.
 
-    def _is_open(self, lane: _Lane, now: float) -> bool:
-        return lane.breaker.allows(now, in_flight=len(lane.holdings)) and not lane.occupied_alone
+    def _sendable(self, now: float) -> list[Candidate]:
+        """Records that may be sent now, in order. Retries wait for the budget in order too, so that a large one that
+        is not covered yet is not overtaken for ever by small ones."""
+        sendable, covered = [], True
+        for candidate in self.window:
+            if candidate.not_before > now or (candidate.retry and not covered):
+                continue
+            if candidate.retry:
+                covered = self._budget.ready_at(self.need_tokens(candidate), now) <= now
+                if not covered:
+                    continue
+            sendable.append(candidate)
+        return sendable
 
-    def _is_aged(self, candidate: Candidate) -> bool:
-        largest = max(lane.capacity.limit_tokens for lane in self._lanes.values())
-        too_large = self.need_tokens(candidate) > largest
-        return too_large or self.window.passed_over(candidate.ticket) >= self._settings.passed_over_max
+    def _why_none_is_sendable(self, now: float) -> LimitingFactor:
+        # What waits out a fault is no lack of input.
+        waits_for_budget = any(candidate.not_before <= now for candidate in self.window)
+        return LimitingFactor.RETRY_BUDGET if waits_for_budget else LimitingFactor.BREAKER
 
-    def _ordered(
-        self, ready: list[Candidate], lanes: list[_Lane], kept_for: Candidate | None
-    ) -> list[Candidate]:
-        """Best fit (longest first) while room is scarce, else in order; an aged record is asked about first."""
-        order = ready
+    def _keep(self, sendable: list[Candidate], lanes: list[Lane]) -> _Kept | None:
+        """The replica kept free, and the record it is kept for: one that fits nowhere beside others, or was passed
+        over too often. It stays the same one while it can: hopping about, none would ever become free enough."""
+        due = [candidate for candidate in sendable if self._is_due(candidate)]
+        if not due:
+            return None
+        before = self._kept
+        kept = next((one for one in due if before is not None and one.ticket == before.ticket), due[0])
+        usable = _usable(kept, lanes)
+        if before is not None and before.ticket == kept.ticket and before.lane in usable:
+            return before
+        return _Kept(kept.ticket, _least_drain(kept, usable))
+
+    def _is_due(self, candidate: Candidate) -> bool:
+        if self.window.passed_over(candidate.ticket) >= self._settings.passed_over_max:
+            return True
+        need = self.need_tokens(candidate)
+        return all(lane.is_too_large(candidate.prompt_tokens, need) for lane in self._lanes.values())
+
+    def _ordered(self, sendable: list[Candidate], lanes: list[Lane]) -> Iterable[Candidate]:
+        """Best fit (longest first) while room is scarce, else in order; one that a replica is kept for comes first."""
+        order = sendable
         if max(lane.room_tokens for lane in lanes) < _BEST_FIT_BELOW:
-            order = sorted(ready, key=lambda one: (-one.prompt_tokens, one.ticket))
-        if kept_for is None:
+            order = sorted(sendable, key=lambda one: -one.prompt_tokens)  # stable: equal ones stay in order
+        if self._kept is None:
             return order
-        return [kept_for, *(one for one in order if one.ticket != kept_for.ticket)]
+        ticket = self._kept.ticket
+        return sorted(order, key=lambda one: one.ticket != ticket)
 
-    def _lane_for(
-        self, candidate: Candidate, lanes: list[_Lane], kept_for: Candidate | None, now: float
-    ) -> _Lane | None:
-        if candidate.retry and self._budget.ready_at(self.need_tokens(candidate), now) > now:
-            return None
-        usable = self._usable(candidate, lanes)
-        if kept_for is not None and candidate.ticket != kept_for.ticket:
-            kept = self._least_drain(kept_for, self._usable(kept_for, lanes))
-            usable = [lane for lane in usable if lane is not kept]
-        elif kept_for is not None:
-            usable = [self._least_drain(kept_for, usable)]
-        admitting = [lane for lane in usable if self._refusal(candidate, lane) is None]
-        return self._least_drain(candidate, admitting) if admitting else None
+    def _route(self, candidate: Candidate, lanes: list[Lane]) -> Lane | None:
+        """The replica this record would go to now: of those that admit it, the one that would drain first."""
+        need = self.need_tokens(candidate)
+        kept_free = self._kept.lane if self._kept and self._kept.ticket != candidate.ticket else None
+        admitting = [
+            lane
+            for lane in _usable(candidate, lanes)
+            if lane is not kept_free
+            and lane.refusal(candidate.prompt_tokens, need, alone=candidate.alone) is None
+        ]
+        return _least_drain(candidate, admitting) if admitting else None
 
-    def _usable(self, candidate: Candidate, lanes: list[_Lane]) -> list[_Lane]:
-        return [lane for lane in lanes if lane.name not in candidate.avoid] or lanes
+    def _count_passed_over(self, sendable: list[Candidate], sent: Candidate) -> None:
+        for earlier in sendable:
+            if earlier.ticket == sent.ticket:
+                return
+            self.window.pass_over(earlier.ticket)
 
-    def _least_drain(self, candidate: Candidate, lanes: list[_Lane]) -> _Lane:
-        return min(lanes, key=lambda lane: (self._drain_seconds(candidate, lane), lane.name))
-
-    def _drain_seconds(self, candidate: Candidate, lane: _Lane) -> float:
-        return drain_seconds(
-            unprefilled_tokens=lane.holdings.unprefilled_tokens,
-            prompt_tokens=candidate.prompt_tokens,
-            prefill_tokens_per_second=self._settings.prefill_tokens_per_second,
-            filled_share=lane.holdings.tokens / lane.capacity.limit_tokens,
-        )
-
-    def _refusal(self, candidate: Candidate, lane: _Lane) -> LimitingFactor | None:
-        """What keeps this record from that replica; None if it may go. An idle replica takes any one record."""
-        if len(lane.holdings) == 0:
-            return None
-        if candidate.alone or len(lane.holdings) >= self._settings.requests_max:
-            return LimitingFactor.REQUESTS
-        if self.need_tokens(candidate) > lane.room_tokens:
-            return LimitingFactor.KV
-        if lane.holdings.unprefilled_tokens + candidate.prompt_tokens > self._settings.batched_tokens_max:
-            return LimitingFactor.PREFILL
-        return None
-
-    def _admit(self, candidate: Candidate, lane: _Lane, now: float) -> Admitted:
+    def _admit(self, candidate: Candidate, lane: Lane, now: float) -> Admitted:
         self._permits += 1
         permit = Permit(
             number=self._permits,
@@ -253,41 +260,37 @@ class PoolControl:
             sent_at=now,
         )
         self.window.take(candidate.ticket)
-        lane.holdings.reserve(permit)
-        lane.occupied_alone = candidate.alone
+        lane.reserve(permit, alone=candidate.alone)
         if candidate.retry:
             self._budget.spend(permit.tokens, now)
         return Admitted(candidate, permit)
 
-    def _deferred(self, candidate: Candidate, lanes: list[_Lane], now: float) -> Deferred:
-        if candidate.retry:
-            ready_at = self._budget.ready_at(self.need_tokens(candidate), now)
-            if ready_at > now:
-                return Deferred(LimitingFactor.RETRY_BUDGET, ready_at)
-        lane = self._least_drain(candidate, self._usable(candidate, lanes))
-        factor = self._refusal(candidate, lane) or LimitingFactor.KV
-        return Deferred(factor, self._next_ready(after=now))
+    def _why_refused(self, sendable: list[Candidate], lanes: list[Lane]) -> LimitingFactor:
+        """What keeps the record that should go next from the replica it should go to."""
+        ticket = self._kept.ticket if self._kept is not None else sendable[0].ticket
+        head = next(candidate for candidate in sendable if candidate.ticket == ticket)
+        lane = _least_drain(head, _usable(head, lanes))
+        factor = self._refusal(head, lane)
+        assert factor is not None, f"{head} was refused by nothing at {lane!r}"
+        return factor
 
-    def _next_ready(self, after: float | None = None) -> float | None:
-        times = [one.not_before for one in self.window if after is None or one.not_before > after]
+    def _refusal(self, candidate: Candidate, lane: Lane) -> LimitingFactor | None:
+        return lane.refusal(candidate.prompt_tokens, self.need_tokens(candidate), alone=candidate.alone)
+
+    def _wake_at(self, now: float) -> float | None:
+        """The next moment at which time alone changes something: a pause ends, or the budget covers a retry."""
+        times = [one.not_before for one in self.window if one.not_before > now]
+        times += [at for lane in self._lanes.values() if (at := lane.breaker.wake_at(now)) is not None]
+        waiting = (one for one in self.window if one.retry and one.not_before <= now)
+        ready = (self._budget.ready_at(self.need_tokens(one), now) for one in waiting)
+        times += [at for at in ready if at > now]
         return min(times, default=None)
 
-    def _next_open(self) -> float | None:
-        times = [at for lane in self._lanes.values() if (at := lane.breaker.wake_at()) is not None]
-        return min(times, default=None)
-
-    def _snapshot(self, lane: _Lane, head: Candidate | None, now: float) -> ReplicaSnapshot:
-        factor: LimitingFactor | None
-        if not self._is_open(lane, now):
-            factor = LimitingFactor.BREAKER
-        elif head is None:
-            factor = LimitingFactor.SOURCE_STARVED
-        else:
-            factor = self._refusal(head, lane)
+    def _snapshot(self, lane: Lane, sendable: list[Candidate], now: float) -> ReplicaSnapshot:
         return ReplicaSnapshot(
             name=lane.name,
             breaker=lane.breaker.state,
-            factor=factor,
+            factor=self._factor(lane, sendable, now),
             requests=len(lane.holdings),
             requests_limit=self._settings.requests_max,
             reserved_tokens=lane.holdings.tokens,
@@ -296,3 +299,23 @@ class PoolControl:
             unprefilled_tokens_limit=self._settings.batched_tokens_max,
             load=lane.capacity.load,
         )
+
+    def _factor(self, lane: Lane, sendable: list[Candidate], now: float) -> LimitingFactor | None:
+        if self.stopped is not None or not lane.is_open(now):
+            return LimitingFactor.BREAKER
+        if len(self.window) == 0:
+            return LimitingFactor.SOURCE_STARVED
+        if not sendable:
+            return self._why_none_is_sendable(now)
+        if self._kept is not None and self._kept.lane is lane:
+            sendable = [one for one in sendable if one.ticket == self._kept.ticket] or sendable
+        return self._refusal(sendable[0], lane)
+
+
+def _usable(candidate: Candidate, lanes: list[Lane]) -> list[Lane]:
+    """Not where it has failed before, unless there is nothing else."""
+    return [lane for lane in lanes if lane.name not in candidate.avoid] or lanes
+
+
+def _least_drain(candidate: Candidate, lanes: list[Lane]) -> Lane:
+    return min(lanes, key=lambda lane: (lane.drain_seconds(candidate.prompt_tokens), lane.name))

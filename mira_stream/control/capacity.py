@@ -20,8 +20,10 @@ class Capacity:
         return self._settings.kv_tokens
 
     def observe(self, load: Load) -> bool:
-        """Take in a look at the engine; True if its generation counter has moved since the last one."""
+        """Take in a look at the engine; True if the same process has generated tokens since the last one."""
         before, self.load = self.load, load
-        if before is None or before.generation_tokens is None or load.generation_tokens is None:
+        if before is None or before.process_start_seconds != load.process_start_seconds:
+            return False
+        if before.generation_tokens is None or load.generation_tokens is None:
             return False
         return load.generation_tokens > before.generation_tokens

@@ -1,4 +1,4 @@
-"""What a failed request means, and what happens to its record next."""
+"""What a failed request means, and what happens to its record next: nothing is lost for a replica's fault."""
 
 from enum import StrEnum
 
@@ -10,9 +10,11 @@ from mira_stream.core.outcome import Reason
 
 _PAUSE_SECONDS = 0.5
 _PAUSE_SECONDS_MAX = 30.0
-_ALONE_AFTER = 2
-_POISON_AFTER = 2
-_REFILL_SECONDS = 60.0
+_DOUBLINGS_MAX = 10
+_ALONE_AFTER_CRASHES = 2
+_POISON_AFTER_CRASHES_ALONE = 2
+_REFILL_SECONDS = 600.0
+"""Time alone fills an empty budget: a trickle, so that a pool in which everything failed comes back by itself."""
 
 
 class FaultKind(StrEnum):
@@ -25,6 +27,20 @@ class FaultKind(StrEnum):
     ABSENT = "absent"
     CRASH = "crash"
     TIMEOUT = "timeout"
+    PROTOCOL = "protocol"
+
+
+REPLICA_FAULTS = frozenset({FaultKind.ABSENT, FaultKind.CRASH, FaultKind.TIMEOUT, FaultKind.PROTOCOL})
+"""Those that a breaker counts."""
+
+_KINDS = {
+    TransientKind.REFUSED: FaultKind.ABSENT,
+    TransientKind.SHUTDOWN: FaultKind.ABSENT,
+    TransientKind.RESET: FaultKind.CRASH,
+    TransientKind.SERVER: FaultKind.CRASH,
+    TransientKind.TIMEOUT: FaultKind.TIMEOUT,
+    TransientKind.PROTOCOL: FaultKind.PROTOCOL,
+}
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -48,22 +64,24 @@ def classify(error: MiraStreamError, *, others_answered: bool, over_length: bool
     if isinstance(error, Saturated):
         return Fault(FaultKind.SATURATION, message, error.retry_after_seconds)
     if isinstance(error, Permanent):
-        if error.status == 400 and (
-            error.param == "input_tokens" or (error.param == "max_tokens" and over_length)
-        ):
-            return Fault(FaultKind.LENGTH, message)
-        about_record = error.status in (400, 413, 422) and others_answered
-        return Fault(FaultKind.RECORD if about_record else FaultKind.CONFIGURATION, message)
+        return Fault(_refused(error, others_answered=others_answered, over_length=over_length), message)
     assert isinstance(error, Transient), f"a replica raised {error!r}"
-    if error.kind in (TransientKind.REFUSED, TransientKind.SHUTDOWN):
-        return Fault(FaultKind.ABSENT, message)
-    if error.kind is TransientKind.TIMEOUT:
-        return Fault(FaultKind.TIMEOUT, message)
-    return Fault(FaultKind.CRASH, message)
+    return Fault(_KINDS[error.kind], message)
+
+
+def _refused(error: Permanent, *, others_answered: bool, over_length: bool) -> FaultKind:
+    """A refusal is the record's fault only where something shows that the settings are right."""
+    # vLLM names `max_tokens` both where the prompt fills the context exactly and where the setting is too large.
+    about_length = error.param == "input_tokens" or (error.param == "max_tokens" and over_length)
+    if error.status == 400 and about_length:
+        return FaultKind.LENGTH
+    if error.status in (400, 413, 422) and others_answered:
+        return FaultKind.RECORD
+    return FaultKind.CONFIGURATION
 
 
 class History(msgspec.Struct, frozen=True):
-    """What has happened to one record: failures, and crashes while it was the only request at a replica."""
+    """What has happened to one record: failures, and crashes that point at it, being the only request there."""
 
     failures: int = 0
     crashes: int = 0
@@ -96,34 +114,49 @@ Step = Resend | GiveUp | StopPool
 
 
 def next_step(history: History, fault: Fault, *, replica: str, was_alone: bool, jitter: float) -> Step:
-    """What happens to a record after `fault` at `replica`. A replica's fault never ends a record, but for poison:
-    two crashes while the record was the only request there."""
-    if fault.kind is FaultKind.LENGTH:
-        return GiveUp(Reason.OVER_LENGTH)
-    if fault.kind is FaultKind.RECORD:
-        return GiveUp(Reason.REFUSED)
-    if fault.kind is FaultKind.CONFIGURATION:
-        return StopPool(fault.message)
-    blames = fault.kind in (FaultKind.CRASH, FaultKind.TIMEOUT)
-    after = History(
-        failures=history.failures + 1,
-        crashes=history.crashes + blames,
-        crashes_alone=history.crashes_alone + (blames and was_alone),
-        avoid=history.avoid if fault.kind is FaultKind.SATURATION else history.avoid | {replica},
-    )
-    if after.crashes_alone >= _POISON_AFTER:
+    """What happens to a record after `fault` at `replica`.
+
+    `was_alone`: the record was the only request there and nothing else there explains the fault
+    (`PoolControl.blames`). A replica's fault never ends a record, but for poison: two crashes of that sort.
+    """
+    match fault.kind:
+        case FaultKind.LENGTH:
+            return GiveUp(Reason.OVER_LENGTH)
+        case FaultKind.RECORD:
+            return GiveUp(Reason.REFUSED)
+        case FaultKind.CONFIGURATION:
+            return StopPool(fault.message)
+    after = _after(history, fault, replica, was_alone=was_alone)
+    if after.crashes_alone >= _POISON_AFTER_CRASHES_ALONE:
         return GiveUp(Reason.POISON)
-    pause = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2 ** min(history.failures, 10)) * (0.5 + jitter / 2)
-    if fault.kind is FaultKind.SATURATION:
-        return Resend(after, fault.retry_after_seconds or pause, spends_budget=False)
-    if fault.kind is FaultKind.ABSENT:
-        return Resend(after, 0.0 if history.failures == 0 else pause, spends_budget=False)
-    return Resend(after, pause, alone=after.crashes >= _ALONE_AFTER)
+    return _resend(after, fault.kind, jitter)
+
+
+def _after(history: History, fault: Fault, replica: str, *, was_alone: bool) -> History:
+    # Time-outs and nonsense are no crashes: a replica that hangs would take its records with it.
+    crashed = fault.kind is FaultKind.CRASH
+    full = fault.kind is FaultKind.SATURATION
+    return History(
+        failures=history.failures + 1,
+        crashes=history.crashes + crashed,
+        crashes_alone=history.crashes_alone + (crashed and was_alone),
+        avoid=history.avoid if full else history.avoid | {replica},
+    )
+
+
+def _resend(history: History, kind: FaultKind, jitter: float) -> Resend:
+    assert 0.0 <= jitter < 1.0
+    pause = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2 ** min(history.failures - 1, _DOUBLINGS_MAX))
+    pause *= 0.5 + jitter / 2
+    alone = history.crashes >= _ALONE_AFTER_CRASHES
+    if kind in (FaultKind.SATURATION, FaultKind.ABSENT):
+        # No work was lost, and another replica may have a place: at once the first time.
+        return Resend(history, 0.0 if history.failures == 1 else pause, alone=alone, spends_budget=False)
+    return Resend(history, pause, alone=alone)
 
 
 class RetryBudget:
-    """Tokens that may be sent again: a store of `retry_budget_tokens`, earned back by a share of what succeeds, and
-    slowly by time, so that a pool in which everything failed comes back by itself."""
+    """Tokens that may be sent again: a store of `retry_budget_tokens`, earned back by a share of what succeeds."""
 
     def __init__(self, settings: AdmissionSettings) -> None:
         self._max = settings.retry_budget_tokens
@@ -131,23 +164,28 @@ class RetryBudget:
         self._tokens = float(self._max)
         self._at = 0.0
 
+    def __repr__(self) -> str:
+        return f"RetryBudget({self._tokens:.0f} of {self._max} tokens)"
+
     def tokens(self, now: float) -> float:
         """What is there now."""
-        self._tokens = min(
-            float(self._max), self._tokens + max(0.0, now - self._at) * self._max / _REFILL_SECONDS
-        )
+        trickle = max(0.0, now - self._at) * self._max / _REFILL_SECONDS
+        self._tokens = min(float(self._max), self._tokens + trickle)
         self._at = max(self._at, now)
         return self._tokens
 
     def ready_at(self, tokens: int, now: float) -> float:
         """When a request of `tokens` may be sent again; a full store allows any size: nothing waits for ever."""
         missing = min(tokens, self._max) - self.tokens(now)
-        return now if missing <= 0 else now + missing * _REFILL_SECONDS / self._max
+        # Less than a token is nothing: rounding must not make a caller wake a moment too early again and again.
+        return now if missing < 1.0 else now + missing * _REFILL_SECONDS / self._max
 
     def spend(self, tokens: int, now: float) -> None:
         """A request is sent again."""
-        self._tokens = max(0.0, self.tokens(now) - tokens)
+        assert self.ready_at(tokens, now) == now, f"{tokens} tokens are more than {self!r} allows"
+        self._tokens = max(0.0, self._tokens - tokens)
 
     def earn(self, tokens: int, now: float) -> None:
         """A request of `tokens` was answered."""
+        assert tokens >= 0
         self._tokens = min(float(self._max), self.tokens(now) + self._ratio * tokens)

@@ -1,4 +1,4 @@
-"""The look-ahead window of a pool: prepared records in order of arrival, with an age bound."""
+"""The look-ahead window of a pool: prepared records in order of arrival, each with the count that bounds its wait."""
 
 from collections.abc import Iterator
 
@@ -26,9 +26,10 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Window:
-    """At most `places` new records; those that come back for another try are taken in always."""
+    """`places` for new records, which whoever offers them keeps to; those that come back are taken in always."""
 
     def __init__(self, places: int) -> None:
+        assert places >= 1
         self.places = places
         self._candidates: dict[int, Candidate] = {}
         self._passed_over: dict[int, int] = {}
@@ -39,25 +40,21 @@ class Window:
     def __iter__(self) -> Iterator[Candidate]:
         return iter(self._candidates.values())
 
-    @property
-    def room(self) -> int:
-        """Places free for new records."""
-        return max(0, self.places - len(self._candidates))
-
     def add(self, candidate: Candidate) -> None:
         """Put a record at the end of the order."""
         assert candidate.ticket not in self._candidates, f"ticket {candidate.ticket} is in the window"
+        assert candidate.prompt_tokens >= 0
         self._candidates[candidate.ticket] = candidate
         self._passed_over[candidate.ticket] = 0
 
     def take(self, ticket: int) -> Candidate:
-        """Remove a record that is sent; those that came before it have been passed over."""
-        for earlier in self._candidates:
-            if earlier == ticket:
-                break
-            self._passed_over[earlier] += 1
+        """Remove a record that is sent."""
         del self._passed_over[ticket]
         return self._candidates.pop(ticket)
+
+    def pass_over(self, ticket: int) -> None:
+        """A record that came later goes first, although this one might have been sent as well."""
+        self._passed_over[ticket] += 1
 
     def passed_over(self, ticket: int) -> int:
         """How often later records went first."""

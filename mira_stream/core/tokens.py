@@ -85,7 +85,7 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 def raw_tokens(text: str | bytes) -> int:
-    """Tokens of `text` by the fitted weights alone, rounded up. Linear, about 3 ms a megabyte; never raises.
+    """Tokens of `text` by the fitted weights alone, rounded up. Linear, about 4 ms a megabyte; never raises.
 
     The count of two texts together is at most the sum of their counts plus 2.
     """
@@ -103,9 +103,8 @@ def raw_tokens(text: str | bytes) -> int:
 def _sum(data: bytes) -> int:
     """The sum of all bytes of `data`; Adler-32 is the quickest adder of bytes in the standard library."""
     view = memoryview(data)
-    return sum(
-        adler32(view[start : start + _SUMMABLE], 0) & 0xFFFF for start in range(0, len(data), _SUMMABLE)
-    )
+    # A list, not a generator: half of the time would go into resuming it.
+    return sum([adler32(view[at : at + _SUMMABLE], 0) & 0xFFFF for at in range(0, len(data), _SUMMABLE)])
 
 
 class _Ratio(msgspec.Struct):
@@ -131,7 +130,7 @@ class Estimator:
     """Estimates prompts, and learns from `usage.prompt_tokens` how the records of each source differ from the fit.
 
     The state is bounded: of more than 1,024 sources the one heard of longest ago is forgotten. A source not heard
-    of is taken to be like all others together. Deterministic; not for use from several threads at once.
+    of is taken to be like all others together. Deterministic. One thread observes; others may estimate meanwhile.
     """
 
     __slots__ = ("_all", "_sources")

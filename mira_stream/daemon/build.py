@@ -28,11 +28,12 @@ from mira_stream.pipeline.account import Account
 from mira_stream.pipeline.channel import Channel
 from mira_stream.pipeline.commit import CommitSettings, Committer
 from mira_stream.pipeline.dispatch import Dispatcher, PoolIdentity, Workplace
-from mira_stream.pipeline.prepare import PoolEntry, Prepared, Preparer
+from mira_stream.pipeline.draft import Prepared
+from mira_stream.pipeline.prepare import PoolEntry, Preparer, Tools
 from mira_stream.pipeline.raw import RawChannel, RawRecord
 from mira_stream.pipeline.read import Discovery, Reader, ReadSettings
 from mira_stream.pipeline.rows import Fingerprints, RowMaker
-from mira_stream.pipeline.topology import Pipeline
+from mira_stream.pipeline.topology import Pipeline, Stages
 from mira_stream.pipeline.watch import Watcher
 from mira_stream.ports import Ledger, Replica, Sink, Source
 from mira_stream.replica.vllm import VllmReplica, open_session
@@ -122,9 +123,7 @@ def assemble(
     settings = ReadSettings(
         list_seconds=config.source.list_seconds, open_objects_max=config.source.open_objects_max, once=once
     )
-    pipeline = Pipeline(
-        ledger=adapters.ledger,
-        sink=adapters.sink,
+    stages = Stages(
         discovery=Discovery(
             adapters.source,
             adapters.ledger,
@@ -145,19 +144,21 @@ def assemble(
             lambda source: entries[plan.group] if (plan := pool_for(plans, source)) else None,
             name_field=naming.field,
             meta_fields=config.record.meta,
-            estimator=estimator,
-            committer=committer,
-            rows=rows,
-            meters=meters,
-            clock=time.monotonic,
-            executor=adapters.workers,
+            tools=Tools(
+                estimator=estimator,
+                committer=committer,
+                rows=rows,
+                meters=meters,
+                clock=time.monotonic,
+                executor=adapters.workers,
+            ),
         ),
         channels=tuple(channels.values()),
         dispatchers=dispatchers,
         watchers=[_watcher(plan, dispatchers[plan.group], config, meters) for plan in plans],
         committer=committer,
-        account=account,
     )
+    pipeline = Pipeline(adapters.ledger, adapters.sink, stages, account=account)
     pipelines.append(pipeline)
     return pipeline
 
@@ -182,7 +183,7 @@ def _dispatcher(
     on_stopped: Callable[[], None],
 ) -> Dispatcher:
     def learn(prepared: Prepared, reply: Reply) -> None:
-        estimator.observe(prepared.subject.source, prepared.estimate, reply.usage.prompt_tokens)
+        estimator.observe(prepared.subject.source, prepared.raw_tokens, reply.usage.prompt_tokens)
 
     replicas = adapters.replicas[plan.group]
     identity = PoolIdentity(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from mira_stream.control.admission import AdmissionSettings
+from mira_stream.control.settings import AdmissionSettings
 from mira_stream.core.errors import Refusal
 from mira_stream.core.request import RequestSettings
 from mira_stream.ledger.settings import LedgerSettings

@@ -14,7 +14,7 @@ from mira_stream.core.rubric import Rubric
 from mira_stream.daemon.anchors import load_groups, load_rubric
 from mira_stream.daemon.config import Config, PoolSection, PromptSection
 from mira_stream.daemon.secrets import read_secret
-from mira_stream.pipeline.prepare import Prompting
+from mira_stream.pipeline.draft import Prompting
 
 EVERY_SOURCE = "*"
 

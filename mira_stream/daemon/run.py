@@ -5,11 +5,12 @@ import time
 
 import structlog
 
-from mira_stream.daemon.build import Daemon, built
+from mira_stream.daemon.build import built
 from mira_stream.daemon.config import Config
 from mira_stream.daemon.heartbeat import beat
 from mira_stream.daemon.http import make_app, serving
 from mira_stream.daemon.notify import Notifier
+from mira_stream.daemon.service import Daemon
 from mira_stream.daemon.shutdown import Shutdown
 from mira_stream.pipeline.account import Account
 from mira_stream.telemetry.logs import configure_logs
@@ -28,7 +29,7 @@ async def run_daemon(config: Config, *, once: bool) -> int:
     ):
         _log.info("listening", url=url)
         await _live(daemon, config, notifier)
-        _tell_end(daemon.account, daemon.reader.postponed)
+        _tell_end(daemon.account, daemon.pipeline.stages.reader.postponed)
     return EXIT_STOPPED_POOL if daemon.stopped_pools else 0
 
 
@@ -59,7 +60,7 @@ async def _live(daemon: Daemon, config: Config, notifier: Notifier) -> None:
 
 
 async def _tell_ready(daemon: Daemon, notifier: Notifier) -> None:
-    await daemon.pipeline.discovery.first_page.wait()
+    await daemon.pipeline.stages.discovery.first_page.wait()
     notifier.ready()
     _log.info("ready")
 

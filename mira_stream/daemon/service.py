@@ -28,12 +28,16 @@ class Daemon:
     @property
     def stopped_pools(self) -> list[str]:
         """Why pools were stopped by a configuration fault; empty if none was."""
-        stops = (pool.control.stopped for pool in self.pipeline.dispatchers.values())
+        stops = (pool.control.stopped for pool in self.pipeline.stages.dispatchers.values())
         return [stopped for stopped in stops if stopped is not None]
 
     def unready(self) -> list[str]:
         """What is still waited for before the daemon is ready."""
-        return [] if self.pipeline.discovery.first_page.is_set() else ["the first listing page of the source"]
+        return (
+            []
+            if self.pipeline.stages.discovery.first_page.is_set()
+            else ["the first listing page of the source"]
+        )
 
     def status_line(self) -> str:
         """One line for an operator."""
@@ -57,7 +61,7 @@ class Daemon:
             backlog_rows=int(meters.value(metrics.SINK_BACKLOG_ROWS)),
             prompt_tokens=int(meters.sum(metrics.REPLICA_PROMPT_TOKENS)),
             completion_tokens=int(meters.sum(metrics.REPLICA_COMPLETION_TOKENS)),
-            pools=[self._pool_status(name, pool) for name, pool in self.pipeline.dispatchers.items()],
+            pools=[self._pool_status(name, pool) for name, pool in self.pipeline.stages.dispatchers.items()],
         )
 
     def _state(self) -> str:

@@ -18,7 +18,7 @@ from mira_stream.core.usage import Reply
 from mira_stream.pipeline.account import Account, Stage
 from mira_stream.pipeline.channel import Closed
 from mira_stream.pipeline.commit import Committer
-from mira_stream.pipeline.prepare import Prepared, Prompting
+from mira_stream.pipeline.draft import Prepared, Prompting
 from mira_stream.pipeline.rows import Answer, Fingerprints, RowMaker
 from mira_stream.ports import Clock, Replica
 from mira_stream.telemetry import registry as metrics
@@ -30,10 +30,11 @@ _log = structlog.get_logger(__name__)
 class _Job:
     """A record on its way through the pool, and what has happened to it so far."""
 
-    __slots__ = ("history", "prepared", "reasks", "requests")
+    __slots__ = ("body", "history", "prepared", "reasks", "requests")
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
+        self.body = prepared.body
         self.history = History()
         self.reasks = 0
         self.requests = 0
@@ -231,6 +232,8 @@ class Dispatcher:
             self._count_scores(parsed)
             await self._finish(job, admitted, reason=None, reply=reply, parsed=parsed)
         elif job.reasks < self.pool.reasks_max:
+            if job.reasks == 0:
+                job.body = self.pool.prompting.encoder.encode_reask(job.body)
             job.reasks += 1
             self._shop.meters.add(metrics.POOL_REASKS, 1, (self.pool.group,))
             self._return(admitted.candidate, job, not_before=0.0, alone=False, retry=False)

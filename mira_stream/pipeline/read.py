@@ -137,9 +137,9 @@ class Reader:
         version = pending.seen.version
         self._committer.use(version)
         try:
-            await ObjectReading(pending, self._source, self._ledger, self._emit, self._meters).run(
-                once=self._settings.once
-            )
+            reading = ObjectReading(pending, self._source, self._ledger, self._emit, self._meters)
+            if not await reading.run(once=self._settings.once):
+                self.postponed += 1
         except Closed:
             return  # shutting down: what was not handed on is read again at the next start
         finally:
@@ -180,18 +180,18 @@ class ObjectReading:
         self._held: Line | None = None
         self._next = 0
 
-    async def run(self, *, once: bool) -> None:
-        """Emit all records that are not done yet, then close the object (or postpone it)."""
+    async def run(self, *, once: bool) -> bool:
+        """Emit all records that are not done yet, then close the object; False if it is postponed instead."""
         if self._pending.superseded:
             await self._close_superseded()
-            return
+            return True
         end = await self._read_to_end(once=once)
         if not end.settled:
             await self._release_held()
             await self._ledger.postpone(self._version)
             self._meters.add(metrics.SOURCE_OBJECTS_POSTPONED)
             _log.info("object is not settled yet; left for later", object=self._version.uri, lines=end.lines)
-            return
+            return False
         total = self._closing_ordinal(end) + 1 if end.reason else end.lines
         await self._ledger.end_object(self._version, total)
         await self._release_held()
@@ -200,6 +200,7 @@ class ObjectReading:
         self._meters.add(metrics.SOURCE_OBJECTS_ENDED, 1, (end.reason.value if end.reason else "none",))
         if end.reason:
             _log.warning("object ends badly", object=self._version.uri, reason=end.reason, detail=end.message)
+        return True
 
     async def _read_to_end(self, *, once: bool) -> ObjectEnd:
         delay = 0.5

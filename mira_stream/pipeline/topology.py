@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-import structlog
+import msgspec
 
 from mira_stream.pipeline.account import Account
 from mira_stream.pipeline.commit import Committer
@@ -15,9 +15,20 @@ from mira_stream.pipeline.recovery import recover
 from mira_stream.pipeline.watch import Watcher
 from mira_stream.ports import Ledger, Sink
 
-_log = structlog.get_logger(__name__)
 PREPARERS_PER_CHANNEL = 4
 """More than one, so that a record which is counted exactly by a replica does not hold up the next."""
+
+
+class Stages(msgspec.Struct, frozen=True, kw_only=True):
+    """All stages, in the order of the flow; dispatchers by group."""
+
+    discovery: Discovery
+    reader: Reader
+    channels: Sequence[RawChannel]
+    preparer: Preparer
+    dispatchers: Mapping[str, Dispatcher]
+    watchers: Sequence[Watcher]
+    committer: Committer
 
 
 class Pipeline:
@@ -27,69 +38,50 @@ class Pipeline:
     those up. Both publish everything that was received before `run` returns.
     """
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        sink: Sink,
-        discovery: Discovery,
-        reader: Reader,
-        preparer: Preparer,
-        channels: Sequence[RawChannel],
-        dispatchers: Mapping[str, Dispatcher],
-        watchers: Sequence[Watcher],
-        committer: Committer,
-        account: Account,
-    ) -> None:  # the parts of a pipeline are what they are: build.py names each
-        self.ledger = ledger
-        self.sink = sink
-        self.discovery = discovery
-        self.reader = reader
-        self.preparer = preparer
-        self.channels = channels
-        self.dispatchers = dispatchers
-        self.watchers = watchers
-        self.committer = committer
+    def __init__(self, ledger: Ledger, sink: Sink, stages: Stages, *, account: Account) -> None:
+        self.stages = stages
         self.account = account
-        self._intake: asyncio.Task[None] | None = None
         self.draining = False
+        self._ledger = ledger
+        self._sink = sink
+        self._intake: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Recover, then stream. Raises what stops the daemon: Refusal, or Transient of ledger and sink."""
-        await recover(self.ledger, self.sink, self.committer)
+        await recover(self._ledger, self._sink, self.stages.committer)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.committer.run(), name="commit")
+            group.create_task(self.stages.committer.run(), name="commit")
             await self._look_at_replicas()
-            watching = [group.create_task(watcher.run(), name="watch") for watcher in self.watchers]
+            watching = [group.create_task(watcher.run(), name="watch") for watcher in self.stages.watchers]
             async with asyncio.TaskGroup() as sending:
-                for name, dispatcher in self.dispatchers.items():
+                for name, dispatcher in self.stages.dispatchers.items():
                     sending.create_task(dispatcher.run(), name=f"dispatch {name}")
                 self._intake = sending.create_task(self._take_in(), name="intake")
                 if self.draining:
                     self._intake.cancel()
             for task in watching:
                 task.cancel()
-            await self.committer.close()
+            await self.stages.committer.close()
 
     async def _look_at_replicas(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for watcher in self.watchers:
+            for watcher in self.stages.watchers:
                 group.create_task(watcher.look_first())
 
     async def _take_in(self) -> None:
         """Discover, read and prepare until everything is read or `drain` cancels this."""
         try:
             async with asyncio.TaskGroup() as preparing:
-                for channel in self.channels:
+                for channel in self.stages.channels:
                     for number in range(PREPARERS_PER_CHANNEL):
-                        preparing.create_task(self.preparer.work(channel), name=f"prepare {number}")
+                        preparing.create_task(self.stages.preparer.work(channel), name=f"prepare {number}")
                 async with asyncio.TaskGroup() as reading:
-                    reading.create_task(self.discovery.run(), name="discover")
-                    reading.create_task(self.reader.run(self.discovery), name="read")
-                for channel in self.channels:
+                    reading.create_task(self.stages.discovery.run(), name="discover")
+                    reading.create_task(self.stages.reader.run(self.stages.discovery), name="read")
+                for channel in self.stages.channels:
                     await channel.close()
         finally:
-            for dispatcher in self.dispatchers.values():
+            for dispatcher in self.stages.dispatchers.values():
                 dispatcher.close()
 
     def drain(self) -> None:
@@ -97,7 +89,7 @@ class Pipeline:
         if self.draining:
             return
         self.draining = True
-        for dispatcher in self.dispatchers.values():
+        for dispatcher in self.stages.dispatchers.values():
             dispatcher.drain()
         if self._intake is not None:
             self._intake.cancel()
@@ -105,5 +97,5 @@ class Pipeline:
     def cancel(self) -> None:
         """Phase two: give up the requests in flight; they are asked again at the next start."""
         self.drain()
-        for dispatcher in self.dispatchers.values():
+        for dispatcher in self.stages.dispatchers.values():
             dispatcher.cancel()

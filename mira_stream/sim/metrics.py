@@ -212,6 +212,8 @@ class Metrics:
         family.add_metric(
             self._labels, buckets=list(zip(ends, counts, strict=True)), sum_value=histogram.total
         )
+        labels = dict(zip(_ENGINE, self._labels, strict=True))
+        family.add_sample(f"{name}_created", labels, self._started)
         return family
 
     def _cache_config(self) -> Family:

@@ -16,7 +16,7 @@ from mira_stream.core.row import SLOTS
 
 _TEMPLATE_BYTES_MAX = 16_384
 _TEMPLATE_LINE = re.compile(r"^\[(A\d{1,2})\][ \t]+([^\n]*?)[ \t]*:", re.MULTILINE)
-_HEAD, _TAIL = 1_000, 2_000  # characters that features are looked for in: every search costs
+_HEAD, _TAIL = 1_000, 1_000  # characters that features are looked for in: every search costs
 # A record that closes its own turn can speak to the scorer as if it were not data; a real one may well obey.
 _TURN_END = "<|im_end|>"
 
@@ -29,13 +29,23 @@ class Prompt(msgspec.Struct, frozen=True):
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """What the scorer thinks: for each slot its name, score (0…10) and rationale; then the four tail values."""
+    """What the scorer thinks: a score (0…10) and a choice of words per slot, and the four tail values."""
 
-    lines: tuple[tuple[str, str, int, str], ...]
+    slots: tuple[tuple[str, str], ...]
+    scores: tuple[int, ...]
+    wording: bytes
     overall: int
     recommendation: str
     domain_tag: str
     brief: str
+
+    @property
+    def lines(self) -> list[tuple[str, str, int, str]]:
+        """For each slot its key, name, score and rationale."""
+        return [
+            (slot, name, score, rationale(name, score, self.wording[number % 32]))
+            for number, ((slot, name), score) in enumerate(zip(self.slots, self.scores, strict=True))
+        ]
 
 
 _FALLBACK = tuple((slot, f"Criterion {slot[1:]}") for slot in SLOTS)
@@ -67,24 +77,25 @@ def text_hash(text: str) -> bytes:
 
 def judge(prompt: Prompt, digest: bytes) -> Judgement:
     """Score the record; `digest` is its `text_hash`."""
-    head, tail = prompt.record[:_HEAD].lower(), prompt.record[-_TAIL:].lower()
-    fooled = _TURN_END in prompt.record
-    leaning = 10.0 if fooled else _leaning(tail, len(prompt.record), digest[63])
-    lines = []
-    total = 0
-    for number, (slot, name) in enumerate(prompt.slots):
-        score = 10 if fooled else _score(leaning, digest[number % 60])
-        total += score
-        lines.append((slot, name, score, _rationale(name, score, digest[(number + 31) % 64])))
-    overall = round(10 * total / len(lines)) if lines else 0
+    record, slots = prompt.record, prompt.slots
+    if _TURN_END in record:
+        scores = (10,) * len(slots)
+    else:
+        scores = _scores(_leaning(record[-_TAIL:].lower(), len(record), digest[63]), digest, len(slots))
+    overall = round(10 * sum(scores) / len(scores))
     recommendation = "keep" if overall >= 65 else "downsample" if overall >= 45 else "drop"
-    tag = _domain_tag(head)
-    return Judgement(tuple(lines), overall, recommendation, tag, _brief(overall, tag, len(prompt.record)))
+    tag = _domain_tag(record[:_HEAD].lower())
+    brief = _brief(overall, tag, len(record))
+    return Judgement(slots, scores, digest[31:63], overall, recommendation, tag, brief)
 
 
 def compose(judgement: Judgement) -> str:
     """The reply in the form of the model card: a line per slot, then the four tail lines."""
-    lines = [f"[{slot}] {name}: {score}/10 — {why}" for slot, name, score, why in judgement.lines]
+    wording = judgement.wording
+    lines = [
+        _line(slot, score, wording[number % 32] % _WORDINGS)
+        for number, (slot, score) in enumerate(zip(judgement.slots, judgement.scores, strict=True))
+    ]
     lines += tail_lines(judgement)
     return "\n".join(lines)
 
@@ -111,8 +122,11 @@ def _leaning(tail: str, size: int, spread: int) -> float:
     return 6.4 + 0.45 * min(success, 5) - 0.55 * min(failure, 6) + length + (spread - 127.5) / 128
 
 
-def _score(leaning: float, spread: int) -> int:
-    return max(0, min(10, round(leaning + (spread - 127.5) / 51)))
+def _scores(leaning: float, digest: bytes, count: int) -> tuple[int, ...]:
+    """Scores around `leaning`, each up to 2.5 off by its byte of the hash."""
+    spreads = (digest * (1 + count // len(digest)))[:count]
+    low = leaning - 2.5
+    return tuple(max(0, min(10, round(low + spread / 51))) for spread in spreads)
 
 
 _VERDICTS = (
@@ -144,10 +158,20 @@ _EVIDENCE = (
 )
 
 
-def _rationale(name: str, score: int, pick: int) -> str:
+_WORDINGS = len(_EVIDENCE) * 3
+
+
+def rationale(name: str, score: int, pick: int) -> str:
+    """Why that score, in words that `pick` chooses."""
     verdicts = _VERDICTS[min(4, score * 5 // 10)]
-    verdict = verdicts[pick % len(verdicts)]
-    return f"On {name.lower()} the assistant {verdict}; {_EVIDENCE[pick // 32]}."
+    evidence = _EVIDENCE[pick % _WORDINGS // 3]
+    return f"On {name.lower()} the assistant {verdicts[pick % 3]}; {evidence}."
+
+
+@lru_cache(maxsize=8_192)  # a rubric's lines are few: slots × scores × wordings
+def _line(slot: tuple[str, str], score: int, pick: int) -> str:
+    key, name = slot
+    return f"[{key}] {name}: {score}/10 — {rationale(name, score, pick)}"
 
 
 _DOMAINS = (

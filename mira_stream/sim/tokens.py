@@ -12,6 +12,7 @@ from typing import NamedTuple
 BYTES_PER_TOKEN = 3
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _SPECIAL_PATTERN = re.compile("(" + "|".join(map(re.escape, SPECIAL)) + ")")
+_MARK = re.compile(r"<\|")  # quicker than `in` for so short a needle, and than the whole pattern
 _ENDOFTEXT, _IM_START, _IM_END = range(3)
 # Roles take one token each, as they do in Qwen's vocabulary.
 _ROLES = ("system", "user", "assistant", "tool")
@@ -38,7 +39,7 @@ class Turn(NamedTuple):
 
 def count_text(text: str) -> int:
     """Tokens of `text` on its own."""
-    if "<|" not in text:
+    if not _MARK.search(text):
         return _pieces(text)
     parts = _SPECIAL_PATTERN.split(text)
     return len(parts) // 2 + sum(map(_pieces, parts[::2]))

@@ -1,0 +1,130 @@
+"""How a record is asked about: the settings of a request, and its body as ready bytes."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+_encode = msgspec.json.Encoder().encode
+
+
+class RequestSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`[request]`: sampling as on the scorers' model card, and what to do with long records and bad replies."""
+
+    temperature: Annotated[
+        float, Meta(ge=0, le=2, description="Sampling temperature; the card's is 0.7.")
+    ] = 0.7
+    top_p: Annotated[
+        float, Meta(gt=0, le=1, description="Share of probability sampled from; the card's is 0.95.")
+    ] = 0.95
+    top_k: Annotated[
+        int | None,
+        Meta(
+            ge=-1, description="Most tokens sampled from, -1 for all; default: what the replica's model sets."
+        ),
+    ] = None
+    min_p: Annotated[
+        float | None,
+        Meta(
+            ge=0,
+            le=1,
+            description="Least probability, relative to the best token's; default: what the replica's model sets.",
+        ),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        Meta(
+            gt=0,
+            description="Penalty for repeated tokens, 1 is none; default: what the replica's model sets.",
+        ),
+    ] = None
+    max_tokens: Annotated[
+        int,
+        Meta(ge=1, description="Longest reply, in tokens; prompt and reply together must fit the context."),
+    ] = 2048
+    seed: Annotated[
+        int | None,
+        Meta(
+            description="Seed of the first request for a record, never of a re-ask; with chunked prefill a seed can "
+            "kill a vLLM that runs on CPU."
+        ),
+    ] = None
+    chat_template_kwargs: Annotated[
+        dict[str, Any], Meta(description="Passed to the chat template of the model, such as enable_thinking.")
+    ] = {}
+    overflow: Annotated[
+        Literal["middle", "dead_letter"],
+        Meta(description="A record too long for the context: cut out its middle, or dead-letter it."),
+    ] = "middle"
+    reasks_max: Annotated[
+        int,
+        Meta(ge=0, le=10, description="How often a record is asked about again after an incomplete reply."),
+    ] = 2
+    reask_temperature_min: Annotated[
+        float,
+        Meta(ge=0, le=2, description="Least temperature of a re-ask, so that the reply can differ at all."),
+    ] = 0.3
+
+
+class RequestEncoder:
+    """Bodies for one model under one set of settings. All but the user message is encoded once.
+
+    `model` is the name the replicas serve; with None it is left out, and a vLLM answers with the one it has.
+    The system message comes first and is byte-identical as long as it is the same string.
+    """
+
+    __slots__ = ("_end", "_head", "_reask_end", "_system", "_tokenize_end")
+
+    def __init__(self, settings: RequestSettings, model: str | None = None) -> None:
+        self._head = b"{" + (b'"model":%b,' % _encode(model) if model is not None else b"")
+        self._end = _end(_sampling(settings))
+        self._reask_end = _end(_sampling(settings, reask=True))
+        self._tokenize_end = _end(
+            {"add_generation_prompt": True, "chat_template_kwargs": settings.chat_template_kwargs or None}
+        )
+        self._system = ("", self._begin(""))
+
+    def encode_chat(self, system: str, user: str) -> bytes:
+        """The body for `/v1/chat/completions`."""
+        return b"".join((self._before(system), _encode(user), self._end))
+
+    def encode_reask(self, body: bytes) -> bytes:
+        """The body that asks again what `body` (of `encode_chat`) asked: without seed, not colder than the least."""
+        assert body.endswith(self._end)
+        return body[: len(body) - len(self._end)] + self._reask_end
+
+    def encode_tokenize(self, system: str, user: str) -> bytes:
+        """The body for `/tokenize`: counts exactly the prompt that `encode_chat` makes the replica build."""
+        return b"".join((self._before(system), _encode(user), self._tokenize_end))
+
+    def _before(self, system: str) -> bytes:
+        """All up to the user's text. Kept for the last system message: a group has one."""
+        text, begin = self._system
+        if text is not system and text != system:
+            begin = self._begin(system)
+            self._system = (system, begin)
+        return begin
+
+    def _begin(self, system: str) -> bytes:
+        message = b'"messages":[{"role":"system","content":%b},{"role":"user","content":'
+        return self._head + message % _encode(system)
+
+
+def _sampling(settings: RequestSettings, *, reask: bool = False) -> dict[str, object]:
+    warm_enough = max(settings.temperature, settings.reask_temperature_min)
+    return {
+        "max_tokens": settings.max_tokens,
+        "temperature": warm_enough if reask else settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,
+        "min_p": settings.min_p,
+        "repetition_penalty": settings.repetition_penalty,
+        "seed": None if reask else settings.seed,
+        "chat_template_kwargs": settings.chat_template_kwargs or None,
+        "stream": False,
+    }
+
+
+def _end(fields: dict[str, object]) -> bytes:
+    """What follows the user's text; fields that are None are left out."""
+    return b"}]," + _encode({key: value for key, value in fields.items() if value is not None})[1:]
