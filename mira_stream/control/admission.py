@@ -1,6 +1,6 @@
 """The whole decision of one pool: which record goes where now, or what keeps all of them waiting."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -74,6 +74,7 @@ class PoolControl:
         self._lanes = {name: Lane(name, settings) for name in replicas}
         self._budget = RetryBudget(settings)
         self._output_tokens = float(settings.output_tokens)
+        self._reply_tokens = settings.output_tokens
         self._permits = 0
         self._kept: _Kept | None = None
         self.window = Window(settings.window_records)
@@ -100,7 +101,7 @@ class PoolControl:
             factor = LimitingFactor.BREAKER if not lanes else self._why_none_is_sendable(now)
             return Deferred(factor, self._wake_at(now))
         self._kept = self._keep(sendable, lanes)
-        for candidate in self._ordered(sendable, lanes):
+        for candidate in self._fitting(self._ordered(sendable, lanes), lanes):
             lane = self._route(candidate, lanes)
             if lane is not None:
                 self._count_passed_over(sendable, candidate)
@@ -112,6 +113,7 @@ class PoolControl:
         self._lanes[permit.replica].settle(permit, answered=usage is not None, now=now)
         if usage is not None:
             self._output_tokens += _MEAN_WEIGHT * (usage.completion_tokens - self._output_tokens)
+            self._reply_tokens = round(self._output_tokens)
             self._budget.earn(usage.prompt_tokens + usage.completion_tokens, now)
 
     # What is learned about replicas.
@@ -170,7 +172,7 @@ class PoolControl:
 
     def need_tokens(self, candidate: Candidate) -> int:
         """What a request is expected to hold: its prompt and the pool's mean reply."""
-        return candidate.prompt_tokens + round(self._output_tokens)
+        return candidate.prompt_tokens + self._reply_tokens
 
     def retry_budget_tokens(self, now: float) -> float:
         """What may still be sent again."""
@@ -205,7 +207,7 @@ class PoolControl:
     def _keep(self, sendable: list[Candidate], lanes: list[Lane]) -> _Kept | None:
         """The replica kept free, and the record it is kept for: one that fits nowhere beside others, or was passed
         over too often. It stays the same one while it can: hopping about, none would ever become free enough."""
-        due = [candidate for candidate in sendable if self._is_due(candidate)]
+        due = self._due(sendable)
         if not due:
             return None
         before = self._kept
@@ -215,13 +217,18 @@ class PoolControl:
             return before
         return _Kept(kept.ticket, _least_drain(kept, usable))
 
-    def _is_due(self, candidate: Candidate) -> bool:
-        if self.window.passed_over(candidate.ticket) >= self._settings.passed_over_max:
-            return True
-        need = self.need_tokens(candidate)
-        return all(lane.is_too_large(candidate.prompt_tokens, need) for lane in self._lanes.values())
+    def _due(self, sendable: list[Candidate]) -> list[Candidate]:
+        """Records that a replica must be kept free for: passed over too often, or fitting only where nothing else is."""
+        limit = max(lane.capacity.limit_tokens for lane in self._lanes.values())
+        limit = min(limit, self._settings.batched_tokens_max + self._reply_tokens)
+        return [
+            one
+            for one in sendable
+            if self.need_tokens(one) > limit
+            or self.window.passed_over(one.ticket) >= self._settings.passed_over_max
+        ]
 
-    def _ordered(self, sendable: list[Candidate], lanes: list[Lane]) -> Iterable[Candidate]:
+    def _ordered(self, sendable: list[Candidate], lanes: list[Lane]) -> list[Candidate]:
         """Best fit (longest first) while room is scarce, else in order; one that a replica is kept for comes first."""
         order = sendable
         if max(lane.room_tokens for lane in lanes) < _BEST_FIT_BELOW:
@@ -230,6 +237,19 @@ class PoolControl:
             return order
         ticket = self._kept.ticket
         return sorted(order, key=lambda one: one.ticket != ticket)
+
+    def _fitting(self, order: list[Candidate], lanes: list[Lane]) -> list[Candidate]:
+        """Leaves out what fits nowhere by its size alone: a quick look that spares most of the exact ones."""
+        rooms = [lane.room for lane in lanes]
+        reply_tokens = self._reply_tokens
+        fitting = []
+        for candidate in order:
+            prompt = candidate.prompt_tokens
+            for tokens, batched_tokens in rooms:
+                if prompt + reply_tokens <= tokens and prompt <= batched_tokens:
+                    fitting.append(candidate)
+                    break
+        return fitting
 
     def _route(self, candidate: Candidate, lanes: list[Lane]) -> Lane | None:
         """The replica this record would go to now: of those that admit it, the one that would drain first."""
@@ -309,11 +329,14 @@ class PoolControl:
             return self._why_none_is_sendable(now)
         if self._kept is not None and self._kept.lane is lane:
             sendable = [one for one in sendable if one.ticket == self._kept.ticket] or sendable
-        return self._refusal(sendable[0], lane)
+        head = next((one for one in sendable if lane.name not in one.avoid), sendable[0])
+        return self._refusal(head, lane)
 
 
 def _usable(candidate: Candidate, lanes: list[Lane]) -> list[Lane]:
     """Not where it has failed before, unless there is nothing else."""
+    if not candidate.avoid:
+        return lanes
     return [lane for lane in lanes if lane.name not in candidate.avoid] or lanes
 
 

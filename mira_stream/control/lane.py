@@ -7,6 +7,8 @@ from mira_stream.control.routing import drain_seconds
 from mira_stream.control.settings import AdmissionSettings
 from mira_stream.core.outcome import LimitingFactor
 
+_UNBOUNDED = 1 << 62
+
 
 class Lane:
     """One replica of a pool."""
@@ -31,26 +33,31 @@ class Lane:
         """KV tokens that are not reserved; negative while a record larger than the limit is there."""
         return self.capacity.limit_tokens - self.holdings.tokens
 
+    @property
+    def room(self) -> tuple[int, int]:
+        """Tokens of a whole request, and of its prompt, that fit by their size. Where nothing of ours is in flight
+        any one request fits: at least one goes out, however large."""
+        if len(self.holdings) == 0:
+            return (_UNBOUNDED, _UNBOUNDED)
+        return (self.room_tokens, self._settings.batched_tokens_max - self.holdings.unprefilled_tokens)
+
     def is_open(self, now: float) -> bool:
         """Whether the replica may be sent anything now."""
         return self.breaker.allows(now, in_flight=len(self.holdings))
 
     def refusal(self, prompt_tokens: int, need_tokens: int, *, alone: bool) -> LimitingFactor | None:
-        """What keeps a record out; None if it may go. A replica without any request of ours takes any one record."""
+        """What keeps a record out; None if it may go."""
+        tokens, batched_tokens = self.room
+        if need_tokens > tokens:
+            return LimitingFactor.KV
+        if prompt_tokens > batched_tokens:
+            return LimitingFactor.PREFILL
         requests = len(self.holdings)
         if requests == 0:
             return None
-        if need_tokens > self.room_tokens:
-            return LimitingFactor.KV
-        if self.holdings.unprefilled_tokens + prompt_tokens > self._settings.batched_tokens_max:
-            return LimitingFactor.PREFILL
         if alone or self._holds_suspect or requests >= self._settings.requests_max:
             return LimitingFactor.REQUESTS
         return None
-
-    def is_too_large(self, prompt_tokens: int, need_tokens: int) -> bool:
-        """Whether a record fits only where nothing else is in flight."""
-        return need_tokens > self.capacity.limit_tokens or prompt_tokens > self._settings.batched_tokens_max
 
     def drain_seconds(self, prompt_tokens: int) -> float:
         """How long a prompt sent now would take to be worked off."""

@@ -18,25 +18,18 @@ class RequestSettings(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, le=1, description="Share of probability sampled from; the card's is 0.95.")
     ] = 0.95
     top_k: Annotated[
-        int | None,
-        Meta(
-            ge=-1, description="Most tokens sampled from, -1 for all; default: what the replica's model sets."
-        ),
+        Annotated[int, Meta(ge=-1)] | None,
+        Meta(description="Most tokens sampled from, -1 for all; default: what the replica's model sets."),
     ] = None
     min_p: Annotated[
-        float | None,
+        Annotated[float, Meta(ge=0, le=1)] | None,
         Meta(
-            ge=0,
-            le=1,
-            description="Least probability, relative to the best token's; default: what the replica's model sets.",
+            description="Least probability, relative to the best token's; default: what the replica's model sets."
         ),
     ] = None
     repetition_penalty: Annotated[
-        float | None,
-        Meta(
-            gt=0,
-            description="Penalty for repeated tokens, 1 is none; default: what the replica's model sets.",
-        ),
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Penalty for repeated tokens, 1 is none; default: what the replica's model sets."),
     ] = None
     max_tokens: Annotated[
         int,
@@ -89,8 +82,10 @@ class RequestEncoder:
         return b"".join((self._before(system), _encode(user), self._end))
 
     def encode_reask(self, body: bytes) -> bytes:
-        """The body that asks again what `body` (of `encode_chat`) asked: without seed, not colder than the least."""
-        assert body.endswith(self._end)
+        """The body that asks again what `body` asked: without seed, not colder than the least. Idempotent."""
+        if body.endswith(self._reask_end):
+            return body
+        assert body.endswith(self._end), "a body of another encoder"
         return body[: len(body) - len(self._end)] + self._reask_end
 
     def encode_tokenize(self, system: str, user: str) -> bytes:

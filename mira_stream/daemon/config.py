@@ -51,8 +51,8 @@ class PoolSection(msgspec.Struct, frozen=True, kw_only=True):
         str | None, Meta(description="Model name the replicas serve; default: the group's in groups.toml.")
     ] = None
     context_tokens: Annotated[
-        int | None,
-        Meta(ge=1024, description="Longest prompt and reply together; default: the group's in groups.toml."),
+        Annotated[int, Meta(ge=1024)] | None,
+        Meta(description="Longest prompt and reply together; default: the group's in groups.toml."),
     ] = None
     api_key_env: Annotated[
         str | None,

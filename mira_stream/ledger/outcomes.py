@@ -50,7 +50,7 @@ class Outcomes:
 
     def _store(self, one: Received, object_id: int, partition_id: int, now: float) -> bool:
         key = one.key
-        if False:
+        if self._spans.holds(object_id, key.generation, key.ordinal):
             return False
         row = (
             object_id,

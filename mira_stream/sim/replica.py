@@ -72,6 +72,7 @@ class SimReplica:
         self._in_flight = 0
         self._drained = asyncio.Event()
         self._drained.set()
+        self._arrived = asyncio.Event()
         self.draining = False
         self.ending: Ending | None = None
         self.ended = asyncio.Event()
@@ -97,10 +98,11 @@ class SimReplica:
         )
 
     def arrive(self) -> int:
-        """A generation request has come; returns its number, from 1."""
+        """A generation request has come whole; returns its number, from 1."""
         self.requests += 1
         self._in_flight += 1
         self._drained.clear()
+        self._arrived.set()
         return self.requests
 
     def leave(self, outcome: str) -> None:
@@ -156,8 +158,14 @@ class SimReplica:
             return
         raise EngineDead
 
-    async def drained(self, seconds: float) -> None:
-        """Wait until no generation request is in flight, at most so long."""
+    async def reached(self, requests: int) -> None:
+        """Wait until so many requests have come: each is in the engine then, or at its fault, or gone."""
+        while self.requests < requests:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def drained(self, seconds: float | None) -> None:
+        """Wait until no generation request is in flight, at most so long if not None."""
         try:
             async with asyncio.timeout(seconds):
                 await self._drained.wait()

@@ -16,7 +16,7 @@ from mira_stream.core.row import SLOTS
 
 _TEMPLATE_BYTES_MAX = 16_384
 _TEMPLATE_LINE = re.compile(r"^\[(A\d{1,2})\][ \t]+([^\n]*?)[ \t]*:", re.MULTILINE)
-_HEAD, _TAIL = 1_000, 1_000  # characters that features are looked for in: every search costs
+_HEAD, _TAIL = 1_000, 1_500  # characters that features are looked for in: every search costs
 # A record that closes its own turn can speak to the scorer as if it were not data; a real one may well obey.
 _TURN_END = "<|im_end|>"
 

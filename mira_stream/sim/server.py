@@ -75,12 +75,13 @@ class SimServer:
     # Generation.
 
     async def _generation(self, http: web.BaseRequest, kind: Kind) -> web.StreamResponse:
-        """One generation request, from arrival to log entry."""
+        """One generation request, from arrival (its body is here) to log entry."""
         replica = self._replica
+        body = await http.read()
         began = time.monotonic()
         entry = RequestEntry(number=replica.arrive(), arrived=time.time(), path=http.path)
         try:
-            response = await self._answer(http, kind, entry)
+            response = await self._answer(http, body, kind=kind, entry=entry)
         except WireError as problem:
             entry.close(problem.status, "refused")
             raise
@@ -95,8 +96,9 @@ class SimServer:
             replica.leave(entry.outcome)
             replica.log.write(entry)
 
-    async def _answer(self, http: web.BaseRequest, kind: Kind, entry: RequestEntry) -> web.StreamResponse:
-        body = await http.read()
+    async def _answer(
+        self, http: web.BaseRequest, body: bytes, *, kind: Kind, entry: RequestEntry
+    ) -> web.StreamResponse:
         began = time.monotonic()
         if self._replica.log.wanted:
             entry.body_hash = body_hash(body)

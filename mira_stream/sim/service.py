@@ -32,6 +32,14 @@ class SimHandle:
         """What it has seen so far."""
         return self._replica.stats
 
+    async def reached(self, requests: int) -> None:
+        """Wait until so many generation requests have come: each is in the engine then, or at its fault, or gone."""
+        await self._replica.reached(requests)
+
+    async def idle(self) -> None:
+        """Wait until no generation request is in flight."""
+        await self._replica.drained(None)
+
     def end(self, ending: Ending) -> None:
         """Stop it, crash its engine, or kill it; it leaves in the background."""
         self._replica.end(ending)

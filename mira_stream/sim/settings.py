@@ -34,10 +34,8 @@ class SimSettings(msgspec.Struct, frozen=True, kw_only=True):
         int, msgspec.Meta(ge=16, description="Tokens that the KV cache holds; must hold one longest request.")
     ] = 1_048_576
     max_num_queued_reqs: Annotated[
-        int | None,
-        msgspec.Meta(
-            ge=1, description="Requests running or waiting above which a new one gets a 503; null: any."
-        ),
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        msgspec.Meta(description="Requests running or waiting above which a new one gets a 503; null: any."),
     ] = None
     step_seconds: Annotated[
         float, msgspec.Meta(ge=0, description="Modelled time that every step takes, in seconds.")
@@ -77,7 +75,7 @@ class SimSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     seed: Annotated[
-        int, msgspec.Meta(ge=0, lt=1 << 64, description="Seed of the damage and of faults that hit a share.")
+        int, msgspec.Meta(ge=0, lt=1 << 62, description="Seed of the damage and of faults that hit a share.")
     ] = 0
     shutdown_timeout_seconds: Annotated[
         float,

@@ -46,12 +46,16 @@ def form(value: Any) -> Any:
     return type(value).__name__
 
 
-async def send(sim: SimHandle, session: aiohttp.ClientSession, request: dict[str, Any]) -> tuple[int, str, str]:
+async def send(
+    sim: SimHandle, session: aiohttp.ClientSession, request: dict[str, Any]
+) -> tuple[int, str, str]:
     """Repeat a recorded request; returns status, content type and body."""
     body = request["body"]
     data = body if isinstance(body, str) or body is None else json.dumps(body)
     headers = request["headers"]
-    async with session.request(request["method"], sim.url + request["path"], data=data, headers=headers) as reply:
+    async with session.request(
+        request["method"], sim.url + request["path"], data=data, headers=headers
+    ) as reply:
         return reply.status, reply.headers.get("Content-Type", ""), await reply.text()
 
 
@@ -146,7 +150,9 @@ def test_answers_have_the_same_form(name: str) -> None:
     play(SETTINGS, story)
 
 
-@pytest.mark.parametrize("name", ["x_request_id_default_flags", "request_id_body", "completions_x_request_id"])
+@pytest.mark.parametrize(
+    "name", ["x_request_id_default_flags", "request_id_body", "completions_x_request_id"]
+)
 def test_the_id_is_the_one_that_the_client_gave(name: str) -> None:
     """`X-Request-Id` and `request_id` become the answer's id, with the endpoint's prefix."""
     capture = load(name)
@@ -198,9 +204,7 @@ def test_streams_have_the_same_events(name: str, time_scale: float) -> None:
         # A reply that is told at once has no event between the opening and the last text.
         assert [event for event in theirs if event in ours or time_scale] == ours
 
-    settings = SimSettings(
-        model="tiny", max_model_len=8192, kv_capacity_tokens=65_536, time_scale=time_scale
-    )
+    settings = SimSettings(model="tiny", max_model_len=8192, kv_capacity_tokens=65_536, time_scale=time_scale)
     play(settings, story)
 
 
@@ -327,8 +331,7 @@ def test_sigterm_fails_what_is_in_flight_as_captured() -> None:
     async def story(sim: SimHandle, session: aiohttp.ClientSession) -> None:
         async with asyncio.TaskGroup() as group:
             ask = group.create_task(_ask(session, sim, body))
-            while not sim.stats.in_flight:
-                await asyncio.sleep(0)
+            await sim.reached(1)
             sim.end(Ending.STOPPED)
         assert ask.result() == (500, capture["inflight_response"]["json"])
         with pytest.raises(aiohttp.ClientConnectorError):
@@ -345,10 +348,8 @@ def test_sigterm_with_a_timeout_lets_requests_finish_as_captured() -> None:
     async def story(sim: SimHandle, session: aiohttp.ClientSession) -> None:
         async with asyncio.TaskGroup() as group:
             ask = group.create_task(_ask(session, sim, body))
-            while not sim.stats.in_flight:
-                await asyncio.sleep(0)
+            await sim.reached(1)
             sim.end(Ending.STOPPED)
-            await asyncio.sleep(0)
             async with session.get(f"{sim.url}/health") as health:
                 assert health.status == 200
             status, refused = await _ask(session, sim, body)
