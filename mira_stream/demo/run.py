@@ -21,8 +21,8 @@ from mira_stream.demo.view import View
 
 _MARK = ".mira-stream-demo"
 _ROUNDS = 8
-_RECORDS = 12
-_ROUND_SECONDS = 1.5
+_RECORDS = 30
+_ROUND_SECONDS = 2.0
 _DEADLINE_SECONDS = 55.0
 _POLL_SECONDS = 0.2
 _CONFIG = """\
@@ -41,6 +41,10 @@ path = "{ledger}"
 
 [http]
 listen = "127.0.0.1:0"
+
+# Small on purpose, so that the demo shows admission at work.
+[admission]
+kv_tokens = 98_304
 
 [[pool]]
 group = "agent/A"
@@ -66,6 +70,7 @@ async def run_demo(folder: Path) -> int:
         status_url = await daemon.first_url()
         view.say(f"daemon: {status_url}/status.json, /metrics (process {daemon.pid})\n")
         await _follow(folder, rounds, status_url=status_url, view=view)
+        view.say("\nall records have an outcome; the daemon publishes the rest and ends (SIGTERM)")
         daemon.terminate()
         code = await daemon.wait(seconds=20)
     if code:
@@ -88,7 +93,7 @@ def _land(folder: Path, objects: list[LakeObject]) -> None:
 
 
 def _simulator(folder: Path, number: int) -> "started":
-    arguments = ("--port", "0", "--time-scale", "0.02", "--damage-share", "0.08", "--seed", str(number))
+    arguments = ("--port", "0", "--time-scale", "0.05", "--damage-share", "0.08", "--seed", str(number))
     return started("sim", *arguments, log=folder / f"replica-{number}.log")
 
 

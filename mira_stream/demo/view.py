@@ -30,12 +30,17 @@ class View:
         self._console.print(text, soft_wrap=True, markup=False)
 
     def row(self, row: dict[str, object]) -> None:
-        """One row of the sink, as JSON, with the long rationales left to the file."""
-        shown = {key: value for key, value in row.items() if value is not None and key != "rationales"}
-        rationales = row.get("rationales")
-        if isinstance(rationales, dict):
-            shown["rationales"] = {"A1": rationales.get("A1"), "…": "14 more"}
-        self._console.print_json(data=shown, ensure_ascii=False)
+        """One row of the sink, a column a line, with the first rationale only."""
+        for name, value in row.items():
+            if name == "rationales" and isinstance(value, dict):
+                shown = f"A1: {value.get('A1')} … and 14 more"
+            elif name == "scores" and isinstance(value, dict):
+                shown = "  ".join(f"{slot} {score:g}" for slot, score in value.items())
+            elif value in (None, []):
+                continue
+            else:
+                shown = str(value)
+            self.say(f"  {name:<24} {shown}")
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -90,10 +95,14 @@ class View:
                 )
         factor = ", ".join(f"{pool.group}: {pool.limiting_factor or 'sending'}" for pool in status.pools)
         stages = "  ".join(f"{stage} {count}" for stage, count in status.in_pipeline.items())
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row(
+            ProgressBar(total=max(lines, 1), completed=ended, width=60), f"{ended} of {lines} published"
+        )
         return Group(
-            Text(f"{landed} rounds landed, {lines} records; read {status.read}, published {ended}"),
-            ProgressBar(total=max(lines, 1), completed=ended, width=60),
-            Text(f"{self._tokens_per_second:,.0f} tokens/s   limited by {factor}"),
+            bar,
+            Text(f"{landed} rounds landed   {status.read} read   {self._tokens_per_second:,.0f} tokens/s"),
+            Text(f"limited by {factor}"),
             Text(f"in the pipeline: {stages}"),
             table,
         )
