@@ -118,7 +118,8 @@ class _Ratio(msgspec.Struct):
     def add(self, ratio: float, weight: float) -> None:
         self.weight += weight
         rate = max(weight / self.weight, weight * _RATE_MIN)
-        off = ratio - self.mean
+        # One absurd count must not spoil what was learned; a real change gets through in a few steps.
+        off = min(self.mean, max(-self.mean / 2, ratio - self.mean))
         self.mean += rate * off
         self.variance = (1 - rate) * (self.variance + rate * off * off)
 

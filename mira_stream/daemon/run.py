@@ -12,7 +12,7 @@ from mira_stream.daemon.http import make_app, serving
 from mira_stream.daemon.notify import Notifier
 from mira_stream.daemon.service import Daemon
 from mira_stream.daemon.shutdown import Shutdown
-from mira_stream.pipeline.account import Account
+from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.logs import configure_logs
 
 _log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ async def run_daemon(config: Config, *, once: bool) -> int:
     ):
         _log.info("listening", url=url)
         await _live(daemon, config, notifier)
-        _tell_end(daemon.account, daemon.pipeline.stages.reader.postponed)
+        _tell_end(daemon)
     return EXIT_STOPPED_POOL if daemon.stopped_pools else 0
 
 
@@ -65,8 +65,13 @@ async def _tell_ready(daemon: Daemon, notifier: Notifier) -> None:
     _log.info("ready")
 
 
-def _tell_end(account: Account, postponed: int) -> None:
+def _tell_end(daemon: Daemon) -> None:
+    account = daemon.account
     outcomes = {outcome.value: count for outcome, count in account.outcomes().items()}
     _log.info("ended", read=account.read, in_pipeline=account.in_pipeline, **outcomes)
-    if postponed:
-        _log.warning("objects with an unsettled tail were left unread", objects=postponed)
+    unsettled = daemon.pipeline.stages.reader.postponed
+    unsettled += int(daemon.meters.value(metrics.SOURCE_NAMES_IGNORED, ("unsettled",)))
+    if unsettled:
+        _log.warning(
+            "files that may still be written to were left unread, wholly or at their end", files=unsettled
+        )

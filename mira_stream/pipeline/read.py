@@ -185,7 +185,7 @@ class ObjectReading:
         if self._pending.superseded:
             await self._close_superseded()
             return True
-        end = await self._read_to_end(once=once)
+        end = self._checked(await self._read_to_end(once=once))
         if not end.settled:
             await self._release_held()
             await self._ledger.postpone(self._version)
@@ -201,6 +201,14 @@ class ObjectReading:
         if end.reason:
             _log.warning("object ends badly", object=self._version.uri, reason=end.reason, detail=end.message)
         return True
+
+    def _checked(self, end: ObjectEnd) -> ObjectEnd:
+        """A version that now has fewer lines than were taken from it is not the version it was."""
+        if end.reason is None and end.settled and end.lines < self._pending.done.end:
+            return ObjectEnd(
+                end.lines, reason=Reason.OVERWRITTEN, message="it is shorter than what was read of it"
+            )
+        return end
 
     async def _read_to_end(self, *, once: bool) -> ObjectEnd:
         delay = 0.5
@@ -255,7 +263,7 @@ class ObjectReading:
 
     def _closing_ordinal(self, end: ObjectEnd) -> int:
         """Where the dead letter of a bad end stands: at the next ordinal, above everything that is done."""
-        last_done = max((stop for _, stop in self._pending.done.spans), default=0) - 1
+        last_done = self._pending.done.end - 1
         return end.lines if end.lines >= last_done else last_done + 1
 
     def _undelivered(self, total: int) -> list[int]:
@@ -264,7 +272,7 @@ class ObjectReading:
         return [n for start, stop in rest.minus(self._pending.done).spans for n in range(start, stop)]
 
     def _end_of_missing(self) -> ObjectEnd:
-        started = self._next > 0 or bool(self._pending.done.spans)
+        started = self._next > 0 or bool(self._pending.done)
         if not started:
             return ObjectEnd(lines=0)
         return ObjectEnd(
