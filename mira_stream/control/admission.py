@@ -301,9 +301,9 @@ class PoolControl:
         """The next moment at which time alone changes something: a pause ends, or the budget covers a retry."""
         times = [one.not_before for one in self.window if one.not_before > now]
         times += [at for lane in self._lanes.values() if (at := lane.breaker.wake_at(now)) is not None]
-        waiting = (one for one in self.window if one.retry and one.not_before <= now)
-        ready = (self._budget.ready_at(self.need_tokens(one), now) for one in waiting)
-        times += [at for at in ready if at > now]
+        retries = (one for one in self.window if one.retry and one.not_before <= now)
+        ready = (self._budget.ready_at(self.need_tokens(one), now) for one in retries)
+        times += [at for at in ready if at > now][:1]  # those behind the first one wait for it
         return min(times, default=None)
 
     def _snapshot(self, lane: Lane, sendable: list[Candidate], now: float) -> ReplicaSnapshot:

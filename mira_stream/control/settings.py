@@ -30,7 +30,7 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 20_000.0
     decode_tokens_per_second: Annotated[
         float, Meta(gt=0, description="Decode rate of one request on a full replica, for time-outs.")
-    ] = 5.0
+    ] = 3.0
     timeout_seconds_min: Annotated[
         float, Meta(gt=0, description="Least time-out of a request; predicted work is added.")
     ] = 120.0

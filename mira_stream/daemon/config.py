@@ -15,7 +15,7 @@ from mira_stream.core.request import RequestSettings
 from mira_stream.ledger.settings import LedgerSettings
 from mira_stream.sink.settings import SinkSettings
 from mira_stream.source.settings import SourceSettings
-from mira_stream.source.store import StoreSettings
+from mira_stream.source.store_settings import StoreSettings
 
 
 class SourceSection(SourceSettings, frozen=True, kw_only=True):

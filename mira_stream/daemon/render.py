@@ -15,7 +15,8 @@ from mira_stream.daemon.pools import PoolPlan, plan_pools, pool_for
 from mira_stream.pipeline.draft import draft_record, finish_draft
 from mira_stream.pipeline.raw import RawRecord
 from mira_stream.source.settings import SourceSettings
-from mira_stream.source.store import StoreSettings, open_store
+from mira_stream.source.store import open_store
+from mira_stream.source.store_settings import StoreSettings
 from mira_stream.source.tail import TailSource
 
 

@@ -95,10 +95,8 @@ def decode(body: bytes, content_type: str, kind: type[T]) -> T:
         raise _unreadable("Unsupported Media Type: Only 'application/json' is allowed", None)
     try:
         return msgspec.json.decode(body, type=kind, strict=False)
-    except msgspec.ValidationError as problem:
-        raise _wrong_field(body, str(problem)) from problem
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise _wrong_json(body) from problem
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise _wrong_json(body) or _wrong_field(body, str(problem)) from problem
 
 
 def turns(messages: list[Message], model: str) -> list[Turn]:
@@ -180,15 +178,18 @@ def _unreadable(problem: str, param: str | None) -> WireError:
     return error(400, f"1 validation error:\n  {problem}", param=param, kind="Bad Request")
 
 
-def _wrong_json(body: bytes) -> WireError:
-    """The words of Python's own JSON reader, which vLLM quotes."""
-    place, reason = 0, "Expecting value"
+def _wrong_json(body: bytes) -> WireError | None:
+    """The words of Python's own JSON reader, which vLLM quotes; None if the body is JSON."""
     try:
         json.loads(body)
     except json.JSONDecodeError as problem:
         place, reason = problem.pos, problem.msg
     except UnicodeDecodeError as problem:
         place, reason = problem.start, problem.reason
+    except RecursionError:
+        place, reason = 0, "Too deep"
+    else:
+        return None
     fields = {
         "type": "json_invalid",
         "loc": f"body.{place}",

@@ -13,7 +13,7 @@ from mira_stream.core.errors import Missing, Overwritten
 from mira_stream.ports import StoredObject
 from mira_stream.source.durable import create_durably
 from mira_stream.source.local_file import LocalFile, operating_errors
-from mira_stream.source.store import OnRefused, ignore_refused
+from mira_stream.source.store_settings import OnRefused, ignore_refused
 from mira_stream.source.walk import walk
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from mira_stream.core.errors import Missing, Overwritten, Refusal, Transient, TransientKind
 from mira_stream.ports import StoredObject
 from mira_stream.source.remote_errors import OBSTORE_ERRORS, brief, is_past_the_end, translated
-from mira_stream.source.store import StoreSettings
+from mira_stream.source.store_settings import StoreSettings
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta

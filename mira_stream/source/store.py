@@ -1,40 +1,15 @@
 """Opening object stores: one address in, one `ObjectStore` out."""
 
-from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Annotated
-
-import msgspec
 
 from mira_stream.core.errors import Refusal
 from mira_stream.ports import ObjectStore
+from mira_stream.source.local_store import LocalStore
+from mira_stream.source.remote_store import open_remote
+from mira_stream.source.store_settings import OnRefused, StoreSettings, ignore_refused
 
 REMOTE_SCHEMES = ("s3", "gs", "az")
-
-OnRefused = Callable[[str, int], None]
-"""Told why (a bounded set of words) and how many names of a listing are no objects."""
-
-
-class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[source.store]` and `[sink.store]`: how to reach the store; credentials come from the environment or files."""
-
-    endpoint: Annotated[
-        str | None,
-        msgspec.Meta(
-            description="Address of an S3-, GCS- or Azure-compatible server; default: the cloud's own."
-        ),
-    ] = None
-    region: Annotated[
-        str | None, msgspec.Meta(description="S3 region; default: from the environment, else us-east-1.")
-    ] = None
-    allow_http: Annotated[
-        bool, msgspec.Meta(description="Whether an endpoint may be plain http://, without TLS.")
-    ] = False
-
-
-def ignore_refused(reason: str, names: int) -> None:
-    """The default `OnRefused`: does nothing."""
 
 
 def open_store(
@@ -56,8 +31,6 @@ def open_store(
     """
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
-        from mira_stream.source.local_store import LocalStore
-
         path = Path(rest if separator else uri).expanduser()
         if separator and not path.is_absolute():
             raise Refusal(f"{uri} is not an absolute path", "write file:///folder, or the path alone")
@@ -71,8 +44,6 @@ def open_store(
             f"{scheme}://…: an address has no query, fragment or credentials",
             "put credentials into the environment or the provider's own files",
         )
-    from mira_stream.source.remote_store import open_remote
-
     bucket, _, prefix = rest.partition("/")
     if not bucket:
         raise Refusal(f"{uri} names no bucket", f"write {scheme}://bucket/prefix")

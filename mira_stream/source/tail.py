@@ -14,7 +14,7 @@ from mira_stream.source.local_store import LocalStore
 from mira_stream.source.names import NameFilter
 from mira_stream.source.reading import Damaged, LocalReading, ObjectReading, identity
 from mira_stream.source.settings import SourceSettings
-from mira_stream.source.store import OnRefused, ignore_refused
+from mira_stream.source.store_settings import OnRefused, ignore_refused
 
 T = TypeVar("T")
 Known = Callable[[str], str | None]

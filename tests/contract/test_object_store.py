@@ -10,7 +10,8 @@ import pytest
 from mira_stream.core.errors import AlreadyExists, Missing, Overwritten
 from mira_stream.ports import ObjectStore, StoredObject
 from mira_stream.source.local_store import LocalStore
-from mira_stream.source.store import StoreSettings, open_store
+from mira_stream.source.store import open_store
+from mira_stream.source.store_settings import StoreSettings
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.s3_server import S3Lake, s3_lake
 

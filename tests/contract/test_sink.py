@@ -16,7 +16,8 @@ from mira_stream.sink.format import encode_segment, segment_key, trailer_bytes
 from mira_stream.sink.retry import Patience
 from mira_stream.sink.segments import SegmentSink
 from mira_stream.sink.settings import SinkSettings
-from mira_stream.source.store import StoreSettings, open_store
+from mira_stream.source.store import open_store
+from mira_stream.source.store_settings import StoreSettings
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.segments import PARTITION, A, plan, row
 

@@ -10,7 +10,8 @@ import boto3
 from moto.server import ThreadedMotoServer
 
 from mira_stream.ports import ObjectStore
-from mira_stream.source.store import StoreSettings, open_store
+from mira_stream.source.store import open_store
+from mira_stream.source.store_settings import StoreSettings
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "nobody",

@@ -15,7 +15,8 @@ from mira_stream.sink.format import encode_segment, segment_key
 from mira_stream.sink.retry import Patience
 from mira_stream.sink.segments import SegmentSink
 from mira_stream.sink.settings import SinkSettings
-from mira_stream.source.store import StoreSettings, open_store
+from mira_stream.source.store import open_store
+from mira_stream.source.store_settings import StoreSettings
 from tests.fakes.memory_store import FaultyStore, MemoryStore, failing
 from tests.fakes.segments import PARTITION, A, plan, row
 

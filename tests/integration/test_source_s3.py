@@ -14,7 +14,8 @@ from mira_stream.ports import LineBatch, ObjectStore, SeenObject
 from mira_stream.source import tail
 from mira_stream.source.probe import probe_source
 from mira_stream.source.settings import SourceSettings
-from mira_stream.source.store import StoreSettings, open_store
+from mira_stream.source.store import open_store
+from mira_stream.source.store_settings import StoreSettings
 from mira_stream.source.tail import TailSource
 from tests.fakes.s3_server import CREDENTIALS, S3Lake, s3_lake
 

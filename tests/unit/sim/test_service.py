@@ -163,7 +163,7 @@ def test_a_stream_tells_the_same_text() -> None:
         assert events[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
         assert len(events) > 20
 
-    play(story, time_scale=0.1)
+    play(story, time_scale=0.02)
 
 
 @pytest.mark.parametrize(

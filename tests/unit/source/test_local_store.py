@@ -13,7 +13,8 @@ from mira_stream.core.errors import AlreadyExists, MiraStreamError, Missing, Ref
 from mira_stream.source.durable import TEMP_PREFIX, create_durably
 from mira_stream.source.local_file import operating_errors
 from mira_stream.source.local_store import LocalStore
-from mira_stream.source.store import StoreSettings, open_store
+from mira_stream.source.store import open_store
+from mira_stream.source.store_settings import StoreSettings
 
 
 def _names(folder: Path) -> list[str]:
