@@ -86,7 +86,6 @@ class Breaker:
         if self.state is not BreakerState.OPEN:
             return
         if ok:
-            self.failures = 0
             self.state = BreakerState.HALF_OPEN
         else:
             self.open(now, jitter)

@@ -60,7 +60,7 @@ class Holdings:
 
         Returns whether it was the only request here from its start to its end.
         """
-        assert self._permits.get(permit.number) is permit, f"permit {permit.number} is settled twice"
+        assert self._permits.get(permit.number) == permit, f"permit {permit.number} is settled twice"
         del self._permits[permit.number]
         del self._looks[permit.number]
         self.tokens -= permit.tokens

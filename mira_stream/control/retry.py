@@ -14,7 +14,7 @@ _DOUBLINGS_MAX = 10
 _ALONE_AFTER_CRASHES = 2
 _POISON_AFTER_CRASHES_ALONE = 2
 _REFILL_SECONDS = 600.0
-"""Time alone fills an empty budget: a trickle, so that a pool in which everything failed comes back by itself."""
+"""In this time, time alone fills an empty budget: a trickle, so that a pool in which everything failed comes back by itself."""
 
 
 class FaultKind(StrEnum):
@@ -168,24 +168,25 @@ class RetryBudget:
         return f"RetryBudget({self._tokens:.0f} of {self._max} tokens)"
 
     def tokens(self, now: float) -> float:
-        """What is there now."""
+        """What is there now. Asking changes nothing, so that who watches does not decide."""
         trickle = max(0.0, now - self._at) * self._max / _REFILL_SECONDS
-        self._tokens = min(float(self._max), self._tokens + trickle)
-        self._at = max(self._at, now)
-        return self._tokens
+        return min(float(self._max), self._tokens + trickle)
 
     def ready_at(self, tokens: int, now: float) -> float:
         """When a request of `tokens` may be sent again; a full store allows any size: nothing waits for ever."""
         missing = min(tokens, self._max) - self.tokens(now)
-        # Less than a token is nothing: rounding must not make a caller wake a moment too early again and again.
-        return now if missing < 1.0 else now + missing * _REFILL_SECONDS / self._max
+        return now + max(0.0, missing) * _REFILL_SECONDS / self._max
 
     def spend(self, tokens: int, now: float) -> None:
         """A request is sent again."""
         assert self.ready_at(tokens, now) == now, f"{tokens} tokens are more than {self!r} allows"
-        self._tokens = max(0.0, self._tokens - tokens)
+        self._set(max(0.0, self.tokens(now) - tokens), now)
 
     def earn(self, tokens: int, now: float) -> None:
         """A request of `tokens` was answered."""
         assert tokens >= 0
-        self._tokens = min(float(self._max), self.tokens(now) + self._ratio * tokens)
+        self._set(min(float(self._max), self.tokens(now) + self._ratio * tokens), now)
+
+    def _set(self, tokens: float, now: float) -> None:
+        self._tokens = tokens
+        self._at = max(self._at, now)

@@ -1,17 +1,18 @@
 """From outcomes to published segments: receive, seal, publish, confirm, advance; and what a rival published."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 import structlog
 
-from mira_stream.core.outcome import Outcome, Reason
-from mira_stream.core.record import ObjectVersion, RecordKey
-from mira_stream.core.segment import Plan, PublishedKey, Received, Trailer
+from mira_stream.control.sealing import RollLimits
+from mira_stream.core.record import RecordKey
+from mira_stream.core.segment import Plan, Received, Trailer
 from mira_stream.pipeline.account import Account, Stage
 from mira_stream.pipeline.channel import Channel, Closed
+from mira_stream.pipeline.fills import Fills
+from mira_stream.pipeline.under_way import UnderWay
 from mira_stream.ports import Clock, Ledger, Sink
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
@@ -19,8 +20,6 @@ from mira_stream.telemetry.meters import Meters
 _log = structlog.get_logger(__name__)
 _GROUP_COMMIT_MAX = 256
 _OUTBOX_BYTES_MAX = 64 << 20
-
-Ended = tuple[Outcome, Reason | None]
 
 
 class CommitSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,17 +33,6 @@ class CommitSettings(msgspec.Struct, frozen=True, kw_only=True):
     publishers_max: int = 4
 
 
-class _Fill:
-    """What one partition holds that is received and not published."""
-
-    __slots__ = ("bytes", "oldest", "rows")
-
-    def __init__(self, oldest: float) -> None:
-        self.rows = 0
-        self.bytes = 0
-        self.oldest = oldest
-
-
 class Finished(msgspec.Struct, frozen=True):
     """A record whose outcome is decided, on its way into the ledger."""
 
@@ -55,7 +43,9 @@ class Finished(msgspec.Struct, frozen=True):
 class Committer:
     """The last stage. `finish` takes outcomes; `run` makes them durable and publishes them.
 
-    A record counts as received only after the ledger has it, and as ended only after its segment is published.
+    A record counts as received only after the ledger has it, and as ended only after its segment is published. What
+    the ledger did is counted before anything else is awaited: its answers come in the order of its transactions, so
+    the counts here are always those of one of its states.
     """
 
     def __init__(
@@ -68,6 +58,7 @@ class Committer:
         settings: CommitSettings,
         clock: Clock,
     ) -> None:
+        self.under_way = UnderWay()
         self._ledger = ledger
         self._sink = sink
         self._account = account
@@ -77,11 +68,11 @@ class Committer:
         self._outbox: Channel[Finished] = Channel(
             items_max=4 * _GROUP_COMMIT_MAX, bytes_max=_OUTBOX_BYTES_MAX
         )
-        self._fills: dict[str, _Fill] = {}
+        roll = RollLimits(settings.roll_records, settings.roll_bytes)
+        self._fills = Fills(roll, roll_seconds=settings.roll_seconds, clock=clock)
         self._publishing: set[str] = set()
         self._roll = asyncio.Event()
-        self._users: Counter[ObjectVersion] = Counter()
-        self._adopted: dict[ObjectVersion, dict[tuple[int, int], Ended]] = {}
+        self._room = asyncio.Event()
         self._unblocked: list[Callable[[], None]] = []
         meters.refresh_with(self._refresh)
 
@@ -89,33 +80,24 @@ class Committer:
 
     @property
     def blocked(self) -> bool:
-        """Whether so much waits to be published that nothing more should be dispatched."""
+        """Whether so much waits to be published that nothing more should be dispatched, or ended without asking."""
         rows, size = self._waiting()
         return rows >= self._settings.backlog_rows_max or size >= self._settings.backlog_bytes_max
 
     def on_unblocked(self, call: Callable[[], None]) -> None:
-        """Have `call` called after each publication, when `blocked` may have become false."""
+        """Have `call` called whenever `blocked` may have become false."""
         self._unblocked.append(call)
 
-    def use(self, version: ObjectVersion) -> None:
-        """Remember what rivals publish of this object version until it is released as often as used."""
-        self._users[version] += 1
-
-    def release(self, version: ObjectVersion) -> None:
-        """The counterpart of `use`."""
-        self._users[version] -= 1
-        if self._users[version] <= 0:
-            del self._users[version]
-            self._adopted.pop(version, None)
+    async def wait_for_room(self) -> None:
+        """Wait while `blocked`: for those whose records cost no GPU work, and can wait where they are."""
+        while self.blocked:
+            self._room.clear()
+            await self._room.wait()
 
     def enter(self, key: RecordKey) -> None:
-        """A record was read: it is counted, and its object is in use until the record has ended."""
+        """A record was read: it is counted, and its object is in use until the record is received."""
         self._account.enter(Stage.PREPARING)
-        self.use(key.version)
-
-    def adopted(self, key: RecordKey) -> bool:
-        """Whether a rival has published this record since its object was opened."""
-        return (key.ordinal, key.generation) in self._adopted.get(key.version, ())
+        self.under_way.enter(key)
 
     async def finish(self, received: Received, *, source: str, stage: Stage) -> None:
         """Hand over the outcome of a record that is in `stage`; waits for room, raises Closed after `close`."""
@@ -130,22 +112,24 @@ class Committer:
         if kept:
             self._account.enter(Stage.RECEIVED, len(kept))
             _log.info("outcomes recovered from the ledger", records=len(kept))
-        for backlog in await self._ledger.backlogs():
-            fill = self._fills[backlog.partition] = _Fill(self._clock())
-            fill.rows, fill.bytes = backlog.rows, backlog.bytes
+        backlogs = await self._ledger.backlogs()
+        self._fills.reset(backlogs)
+        for backlog in backlogs:
             if backlog.sealed:
                 await self._publish_next(backlog.partition)
 
     async def adopt(self, trailer: Trailer) -> None:
         """Take over a segment that somebody else published in one of our chains."""
-        nothing_of_ours = not self._users and self._account.at(Stage.RECEIVED) == 0
+        nothing_of_ours = not self.under_way and self._account.at(Stage.RECEIVED) == 0
         rows = () if nothing_of_ours else await self._sink.rows(trailer.partition, trailer.seq)
-        self._remember(rows)
-        ends = {(row.version, row.ordinal, row.generation): (row.outcome, row.reason) for row in rows}
         dropped = await self._ledger.adopt(trailer, rows)
+        self.under_way.adopt(rows)
+        ends = {(row.version, row.ordinal, row.generation): (row.outcome, row.reason) for row in rows}
         for key in dropped:
             self._account.end(Stage.RECEIVED, *ends[key.version, key.ordinal, key.generation])
-        self._shrink(trailer.partition, len(dropped))
+        if dropped:
+            # A rival with another configuration may have put them into another partition than we did.
+            self._fills.reset(await self._ledger.backlogs())
 
     # Life.
 
@@ -172,76 +156,46 @@ class Committer:
             self._meters.observe(metrics.LEDGER_RECEIVE_SECONDS, self._clock() - began)
             for finished, is_new in zip(batch, stored, strict=True):
                 self._received(finished, is_new=is_new)
+            if not all(stored):
+                self._tell_unblocked()
 
     def _received(self, finished: Finished, *, is_new: bool) -> None:
         received = finished.received
         if is_new:
             self._account.move(Stage.RECEIVING, Stage.RECEIVED)
-            self._meters.add(
-                metrics.RECORDS_RECEIVED, 1, (self._meters.source(finished.source), received.outcome.value)
-            )
-            self._fill(received)
+            labels = (self._meters.source(finished.source), received.outcome.value)
+            self._meters.add(metrics.RECORDS_RECEIVED, 1, labels)
+            if self._fills.add(received.partition, len(received.encoded)) or self.blocked:
+                self._roll.set()
         else:
-            end = self._adopted.get(received.key.version, {}).get(
-                (received.key.ordinal, received.key.generation)
-            )
-            self._account.end(Stage.RECEIVING, *(end or (received.outcome, received.reason)))
-        self.release(received.key.version)
-
-    def _fill(self, received: Received) -> None:
-        fill = self._fills.setdefault(received.partition, _Fill(self._clock()))
-        if fill.rows == 0:
-            fill.oldest = self._clock()
-            self._roll.set()  # the timer of the roll loop has one more partition to watch
-        fill.rows += 1
-        fill.bytes += len(received.encoded)
-        if fill.rows == self._settings.roll_records or fill.bytes >= self._settings.roll_bytes:
-            self._roll.set()
+            end = self.under_way.adopted(received.key) or (received.outcome, received.reason)
+            self._account.end(Stage.RECEIVING, *end)
+        self.under_way.leave(received.key)
 
     # Rolling.
 
     async def _roll_forever(self, group: asyncio.TaskGroup) -> None:
-        places = asyncio.Semaphore(self._settings.publishers_max)
         while True:
             self._roll.clear()
-            for partition in self._due():
+            free = self._settings.publishers_max - len(self._publishing)
+            for partition in self._fills.due(free, busy=self._publishing, everything=self.blocked):
                 self._publishing.add(partition)
-                group.create_task(self._publish_due(partition, places), name=f"publish {partition}")
-            wait = self._seconds_to_next_roll()
+                group.create_task(self._publish_due(partition), name=f"publish {partition}")
             try:
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout(self._seconds_to_next_roll()):
                     await self._roll.wait()
             except TimeoutError:
                 continue
 
-    def _due(self) -> list[str]:
-        now = self._clock()
-        return [
-            partition
-            for partition, fill in self._fills.items()
-            if partition not in self._publishing and self._is_due(fill, now)
-        ]
-
-    def _is_due(self, fill: _Fill, now: float) -> bool:
-        if fill.rows == 0:
-            return False
-        full = fill.rows >= self._settings.roll_records or fill.bytes >= self._settings.roll_bytes
-        return full or now - fill.oldest >= self._settings.roll_seconds
-
     def _seconds_to_next_roll(self) -> float | None:
-        waiting = [
-            fill.oldest
-            for partition, fill in self._fills.items()
-            if fill.rows and partition not in self._publishing
-        ]
-        if not waiting:
-            return None
-        return max(0.0, min(waiting) + self._settings.roll_seconds - self._clock())
+        if len(self._publishing) >= self._settings.publishers_max:
+            return None  # the end of a publication wakes the loop
+        due_at = self._fills.next_due_at(busy=self._publishing)
+        return None if due_at is None else max(0.0, due_at - self._clock())
 
-    async def _publish_due(self, partition: str, places: asyncio.Semaphore) -> None:
+    async def _publish_due(self, partition: str) -> None:
         try:
-            async with places:
-                await self._publish_next(partition)
+            await self._publish_next(partition)
         finally:
             self._publishing.discard(partition)
             self._roll.set()
@@ -250,7 +204,7 @@ class Committer:
         """Seal, publish, confirm and advance one segment; False if there was nothing to seal."""
         plan = await self._ledger.seal(partition)
         if plan is None:
-            self._rest(partition)
+            self._fills.hold(partition)
             return False
         began = self._clock()
         trailer = await self._sink.publish(plan)
@@ -267,8 +221,7 @@ class Committer:
                 hint="two daemons write to one sink: stop one, or give it its own sink.uri",
             )
             await self.adopt(trailer)
-        for call in self._unblocked:
-            call()
+        self._tell_unblocked()
         return True
 
     def _advanced(self, plan: Plan) -> None:
@@ -276,46 +229,31 @@ class Committer:
             self._account.end(Stage.RECEIVED, row.outcome, row.reason)
         self._meters.add(metrics.SINK_SEGMENTS)
         self._meters.add(metrics.SINK_ROWS, len(plan.rows))
-        self._shrink(plan.partition, len(plan.rows))
-
-    def _shrink(self, partition: str, rows: int) -> None:
-        """Rows have left the partition; the bytes of the rest are in proportion, and it starts to age now."""
-        fill = self._fills.get(partition)
-        if fill is None:
-            return
-        left = fill.rows - rows
-        assert left >= 0, f"{partition} would hold {left} rows"
-        fill.bytes = fill.bytes * left // fill.rows
-        fill.rows = left
-        self._rest(partition)
-
-    def _rest(self, partition: str) -> None:
-        fill = self._fills.get(partition)
-        if fill is None:
-            return
-        fill.oldest = self._clock()
-        if fill.rows == 0:
-            del self._fills[partition]
+        self._fills.take(plan.partition, len(plan.rows), sum(len(row.encoded) for row in plan.rows))
 
     async def _flush(self) -> None:
         """Publish all that is received. Rows held back for another partition's plan come in a later round."""
+        places = asyncio.Semaphore(self._settings.publishers_max)
         while self._fills:
-            progress = False
-            for partition in list(self._fills):
-                progress |= await self._publish_next(partition)
-            assert progress or not self._fills, f"nothing can be sealed in {sorted(self._fills)}"
+            async with asyncio.TaskGroup() as group:
+                partitions = self._fills.partitions()
+                round_of_all = [group.create_task(self._publish_in_turn(one, places)) for one in partitions]
+            progress = any(task.result() for task in round_of_all)
+            assert progress or not self._fills, f"nothing can be sealed in {self._fills.partitions()}"
+
+    async def _publish_in_turn(self, partition: str, places: asyncio.Semaphore) -> bool:
+        async with places:
+            return await self._publish_next(partition)
 
     # Helpers.
 
-    def _remember(self, rows: Sequence[PublishedKey]) -> None:
-        for row in rows:
-            if row.version in self._users:
-                kept = self._adopted.setdefault(row.version, {})
-                kept[row.ordinal, row.generation] = (row.outcome, row.reason)
+    def _tell_unblocked(self) -> None:
+        self._room.set()
+        for call in self._unblocked:
+            call()
 
     def _waiting(self) -> tuple[int, int]:
-        rows = sum(fill.rows for fill in self._fills.values()) + len(self._outbox)
-        return rows, sum(fill.bytes for fill in self._fills.values()) + self._outbox.bytes
+        return self._fills.rows + len(self._outbox), self._fills.bytes + self._outbox.bytes
 
     def _refresh(self) -> None:
         rows, size = self._waiting()

@@ -3,6 +3,8 @@
 from typing import NamedTuple
 
 from mira_stream.sim.answers import CHAT, Kind
+from mira_stream.sim.replies import Prompt as Parts
+from mira_stream.sim.replies import split_prompt
 from mira_stream.sim.requests import (
     ChatRequest,
     CompletionRequest,
@@ -15,15 +17,16 @@ from mira_stream.sim.requests import (
     turns,
 )
 from mira_stream.sim.settings import SimSettings
-from mira_stream.sim.tokens import count_chat, count_text, first_unknown
+from mira_stream.sim.tokens import count_text, first_unknown, template_tokens
 from mira_stream.sim.tokens import decode as decode_ids
 from mira_stream.sim.wire import error
 
 
 class Prompt(NamedTuple):
-    """One prompt: the text that is judged, and its tokens, `counted` if it came as ids."""
+    """One prompt: the text that is judged and its parts, and the prompt's tokens, `counted` if it came as ids."""
 
     text: str
+    parts: Parts
     tokens: int
     counted: bool
 
@@ -64,14 +67,14 @@ def _read_chat(body: bytes, content_type: str, settings: SimSettings) -> Call:
     check_model(request.model, settings.model)
     check_sampling(request)
     conversation = turns(request.messages, settings.model)
-    tokens = count_chat(conversation, generation=request.add_generation_prompt)
-    judged = next(
-        (turn.text for turn in reversed(conversation) if turn.role == "user"), conversation[-1].text
-    )
+    judged = max((number for number, turn in enumerate(conversation) if turn.role == "user"), default=-1)
+    parts = split_prompt(conversation[judged].text)
+    tokens = template_tokens(conversation, generation=request.add_generation_prompt)
+    tokens += count_text(parts.record, parts.template)
+    tokens += sum(count_text(turn.text) for turn in conversation if turn is not conversation[judged])
+    prompt = Prompt(conversation[judged].text, parts, _truncated(tokens, request, settings), counted=False)
     max_tokens = request.max_completion_tokens if request.max_tokens is None else request.max_tokens
-    return Call(
-        CHAT, request, [Prompt(judged, _truncated(tokens, request, settings), counted=False)], max_tokens
-    )
+    return Call(CHAT, request, [prompt], max_tokens)
 
 
 def _read_text(body: bytes, content_type: str, kind: Kind, settings: SimSettings) -> Call:
@@ -85,11 +88,14 @@ def _read_text(body: bytes, content_type: str, kind: Kind, settings: SimSettings
 
 def _prompt(prompt: str | list[int], request: CompletionRequest, settings: SimSettings) -> Prompt:
     if isinstance(prompt, str):
-        return Prompt(prompt, _truncated(count_text(prompt), request, settings), counted=False)
+        parts = split_prompt(prompt)
+        tokens = count_text(parts.record, parts.template)
+        return Prompt(prompt, parts, _truncated(tokens, request, settings), counted=False)
     unknown = first_unknown(prompt)
     if unknown is not None:
         raise error(400, f"Token id {unknown} is out of vocabulary")
-    return Prompt(decode_ids(prompt), _truncated(len(prompt), request, settings), counted=True)
+    text = decode_ids(prompt)
+    return Prompt(text, split_prompt(text), _truncated(len(prompt), request, settings), counted=True)
 
 
 def _truncated(tokens: int, request: GenerationRequest, settings: SimSettings) -> int:

@@ -194,7 +194,7 @@ class SimReplica:
     def _generate(self, call: Call, prompt: Prompt, budget: int) -> Generated:
         request = call.request
         completion = self._scorer.complete(
-            prompt.text,
+            prompt.parts,
             max_tokens=budget,
             stops=request.stops,
             keep_stop=request.include_stop_str_in_output,

@@ -14,7 +14,7 @@ import msgspec
 
 from mira_stream.core.row import SLOTS
 
-_TEMPLATE_BYTES_MAX = 16_384
+_TEMPLATE_CHARACTERS_MAX = 16_384
 _TEMPLATE_LINE = re.compile(r"^\[(A\d{1,2})\][ \t]+([^\n]*?)[ \t]*:", re.MULTILINE)
 _HEAD, _TAIL = 1_000, 1_500  # characters that features are looked for in: every search costs
 # A record that closes its own turn can speak to the scorer as if it were not data; a real one may well obey.
@@ -22,9 +22,10 @@ _TURN_END = "<|im_end|>"
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """A user message taken apart: the record, and the slots that the template behind it names, in order."""
+    """A user message taken apart: the record, the template behind it, and the slots that this names, in order."""
 
     record: str
+    template: str
     slots: tuple[tuple[str, str], ...]
 
 
@@ -56,11 +57,12 @@ def split_prompt(text: str) -> Prompt:
 
     Without such a line everything is the record, and the slots are A1…A15 with plain names.
     """
-    start = text.rfind("[A1] ", max(0, len(text) - _TEMPLATE_BYTES_MAX))
+    start = text.rfind("[A1] ", max(0, len(text) - _TEMPLATE_CHARACTERS_MAX))
     if start < 0 or (start and text[start - 1] != "\n"):
-        return Prompt(text, _FALLBACK)
-    slots = _slots(text[start:])
-    return Prompt(text[:start], slots) if slots else Prompt(text, _FALLBACK)
+        return Prompt(text, "", _FALLBACK)
+    template = text[start:]
+    slots = _slots(template)
+    return Prompt(text[:start], template, slots) if slots else Prompt(text, "", _FALLBACK)
 
 
 @lru_cache(maxsize=64)  # the template is the same for every record of a group

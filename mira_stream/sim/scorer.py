@@ -5,7 +5,7 @@ from collections import OrderedDict
 import msgspec
 
 from mira_stream.sim.damage import Damage, DamagePlan, damaged
-from mira_stream.sim.replies import compose, judge, split_prompt, text_hash
+from mira_stream.sim.replies import Prompt, compose, judge, text_hash
 from mira_stream.sim.tokens import BYTES_PER_TOKEN, count_text
 
 _RECORDS_REMEMBERED = 65_536
@@ -29,12 +29,11 @@ class Scorer:
         self._plan = plan
         self._asked: OrderedDict[bytes, int] = OrderedDict()
 
-    def complete(self, prompt: str, *, max_tokens: int, stops: list[str], keep_stop: bool) -> Completion:
+    def complete(self, prompt: Prompt, *, max_tokens: int, stops: list[str], keep_stop: bool) -> Completion:
         """The completion of at most `max_tokens` tokens; `keep_stop` leaves a stop string that was met in the text."""
-        parts = split_prompt(prompt)
-        digest = text_hash(parts.record)
+        digest = text_hash(prompt.record)
         damage = self._plan.choose(digest, self._attempt(digest))
-        judgement = judge(parts, digest)
+        judgement = judge(prompt, digest)
         if damage is None:
             text = compose(judgement)
         else:

@@ -37,18 +37,25 @@ class Turn(NamedTuple):
     text: str
 
 
-def count_text(text: str) -> int:
-    """Tokens of `text` on its own."""
-    if not _MARK.search(text):
-        return _pieces(text)
-    parts = _SPECIAL_PATTERN.split(text)
-    return len(parts) // 2 + sum(map(_pieces, parts[::2]))
+def count_text(*parts: str) -> int:
+    """Tokens of a text on its own, which may be given in parts.
+
+    A long part without non-ASCII characters is counted at once, so a record is better kept apart from its template.
+    """
+    if not any(map(_MARK.search, parts)):
+        return -(-sum(map(_size, parts)) // BYTES_PER_TOKEN)
+    pieces = _SPECIAL_PATTERN.split("".join(parts))
+    return len(pieces) // 2 + sum(-(-_size(piece) // BYTES_PER_TOKEN) for piece in pieces[::2])
 
 
-def count_chat(turns: Iterable[Turn], *, generation: bool = True) -> int:
+def count_chat(turns: Sequence[Turn], *, generation: bool = True) -> int:
     """Tokens of a conversation, the chat template's included; `generation` opens the assistant's turn."""
-    tokens = sum(MESSAGE_TOKENS + count_text(turn.text) for turn in turns)
-    return tokens + (GENERATION_TOKENS if generation else 0)
+    return template_tokens(turns, generation=generation) + sum(count_text(turn.text) for turn in turns)
+
+
+def template_tokens(turns: Sequence[Turn], *, generation: bool = True) -> int:
+    """What the chat template adds to the texts of a conversation."""
+    return MESSAGE_TOKENS * len(turns) + (GENERATION_TOKENS if generation else 0)
 
 
 def encode_text(text: str) -> list[int]:
@@ -97,18 +104,8 @@ def first_unknown(ids: Sequence[int]) -> int | None:
     return next((token for token in ids if not 0 <= token < VOCABULARY_SIZE), None)
 
 
-_TEMPLATE_CHARACTERS = 2_048
-
-
-def _pieces(text: str) -> int:
-    if text.isascii():
-        size = len(text)
-    else:
-        # Often only the template at the end is not ASCII: a slice without it is stored, and measured, as ASCII.
-        head = text[:-_TEMPLATE_CHARACTERS]
-        size = len(head) if head.isascii() else len(head.encode())
-        size += len(text[len(head) :].encode())
-    return -(-size // BYTES_PER_TOKEN)
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _encode_pieces(data: bytes) -> list[int]:

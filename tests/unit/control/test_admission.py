@@ -210,20 +210,53 @@ def test_a_record_that_could_not_go_is_not_passed_over() -> None:
     assert control.window.passed_over(1) == 0
 
 
+def test_only_earlier_records_are_passed_over() -> None:
+    """Those behind the one that goes have lost nothing."""
+    control = pool(kv_tokens=10_000)
+    for ticket, tokens in ((1, 100), (2, 300), (3, 200)):
+        offer(control, ticket, tokens)
+    assert admitted(control).ticket == 2
+    assert [control.window.passed_over(ticket) for ticket in (1, 3)] == [1, 0]
+
+
 def test_the_replica_kept_free_stays_the_same() -> None:
-    """Others go on elsewhere, whatever drains there meanwhile."""
+    """Although another one would drain first by now: hopping about, none would become free enough."""
     control = pool("a", "b", kv_tokens=10_000, passed_over_max=1)
-    for ticket in range(4):
-        send(control, ticket, 4000)  # a, b, a, b: 8,200 of 10,000 tokens each
+    held = [send(control, ticket, 4000) for ticket in range(4)]  # a, b, a, b: 8,200 of 10,000 tokens each
     offer(control, 50, 9000)
     offer(control, 51, 900)
-    kept_for = {admitted(control).replica}  # 51 goes first, by which 50 is passed over
-    assert kept_for == {"a"}
-    # Now b would drain first, so it is kept for 50; only a takes more.
+    assert sent(control) == [(51, "a")]  # by which 50 is passed over: b drains first and is kept for it
+    for permit in (held[0], held[2]):
+        answer(control, permit)
     offer(control, 52, 500)
     assert sent(control) == [(52, "a")]
-    offer(control, 53, 500)
+    for permit in (held[1], held[3]):
+        answer(control, permit)
+    assert sent(control) == [(50, "b")]
+
+
+def test_who_has_a_replica_kept_free_keeps_it() -> None:
+    """An earlier record that falls due later waits for its turn."""
+    control = pool("a", "b", kv_tokens=10_000, passed_over_max=1)
+    held = [send(control, ticket, 5000) for ticket in range(2)]
+    offer(control, 10, 9000)
+    offer(control, 11, 20_000)  # fits nowhere beside others: a is kept for it at once
+    offer(control, 12, 500)
+    assert sent(control) == [(12, "b")]
+    answer(control, held[0])
+    assert sent(control) == [(11, "a")]
+
+
+def test_who_has_a_replica_kept_free_may_go_elsewhere_first() -> None:
+    """Before a longer one that would take the place."""
+    control = pool("a", "b", kv_tokens=10_000, passed_over_max=1)
+    held = [send(control, ticket, 8000) for ticket in range(2)]
+    offer(control, 10, 3000)
+    send(control, 11, 1000)  # on a, so b drains first and is kept
     assert control.decide(0.0) == Deferred(KV)
+    answer(control, held[0])
+    offer(control, 12, 5000)
+    assert sent(control) == [(10, "a"), (12, "a")]
 
 
 def test_a_record_waits_out_its_pause() -> None:
@@ -396,16 +429,16 @@ def test_retries_wait_for_their_budget() -> None:
 def test_a_large_retry_is_not_overtaken_by_small_ones() -> None:
     """They would spend what it waits for; and it gets no replica kept while it waits."""
     control = pool(retry_budget_tokens=600, passed_over_max=1)
-    offer(control, 1, 400, retry=True)
+    offer(control, 1, 310, retry=True)
     assert sent(control) == [(1, "a")]
     offer(control, 2, 400, retry=True)
-    offer(control, 3, 50, retry=True)
-    assert control.decide(0.0) == Deferred(LimitingFactor.RETRY_BUDGET, 400.0)
+    offer(control, 3, 50, retry=True)  # 150 of the 190 that are left
+    assert control.decide(0.0) == Deferred(LimitingFactor.RETRY_BUDGET, 310.0)
     for ticket in (4, 5, 6):
         send(control, ticket, 10)
     assert control.window.passed_over(2) == 0
-    assert sent(control, 400.0) == [(2, "a")]
-    assert control.decide(400.0).wake_at is not None  # type: ignore[union-attr]
+    assert sent(control, 310.0) == [(2, "a")]
+    assert control.decide(310.0) == Deferred(LimitingFactor.RETRY_BUDGET, 460.0)
 
 
 # What others want to know.
@@ -463,6 +496,17 @@ def test_a_snapshot_of_a_replica_kept_free_speaks_of_its_record() -> None:
     assert control.snapshot(0.0)[0].factor is KV
     answer(control, held)
     assert control.snapshot(0.0)[0].factor is None
+
+
+def test_a_snapshot_of_a_replica_speaks_of_records_that_may_go_there() -> None:
+    """Not of one that it has failed."""
+    control = pool("a", "b", kv_tokens=10_000)
+    send(control, 1, 9000)
+    send(control, 2, 5000)
+    offer(control, 3, 1000, avoid="b")
+    offer(control, 4, 8000)
+    assert control.decide(0.0) == Deferred(KV)
+    assert [one.factor for one in control.snapshot(0.0)] == [KV, KV]
 
 
 def test_a_pool_names_each_replica_once() -> None:

@@ -96,6 +96,8 @@ def test_failures_point_at_a_record_that_alone_fails() -> None:
     assert seat.try_alone(2, answered=False)
     assert seat.try_alone(2, answered=False)
     assert not seat.lane.blames(1)
+    seat.try_alone(1, answered=True)
+    assert seat.try_alone(3, answered=False)
 
 
 def test_a_replica_that_never_answered_blames_nobody() -> None:

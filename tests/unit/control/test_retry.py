@@ -209,6 +209,17 @@ def test_an_empty_budget_fills_by_time_as_well() -> None:
     assert budget.ready_at(60, 70.0) == 70.0
 
 
+def test_what_is_said_to_be_ready_is_ready() -> None:
+    """Rounding never makes a caller wake a moment too early, again and again."""
+    for cents in range(1, 2000):
+        budget = RetryBudget(AdmissionSettings(retry_budget_tokens=4_000_000))
+        now = cents / 7
+        budget.spend(4_000_000, now)
+        ready_at = budget.ready_at(1000 + cents, now)
+        assert ready_at > now
+        assert budget.ready_at(1000 + cents, ready_at) == ready_at
+
+
 def test_a_full_budget_covers_any_request() -> None:
     """Else one larger than the store would wait for ever."""
     budget = RetryBudget(BUDGET)

@@ -7,15 +7,15 @@ import pytest
 from mira_stream.core.errors import Refusal
 from mira_stream.core.reply import parse
 from mira_stream.sim.damage import FATAL, Damage, DamagePlan, damage_kinds, damaged
-from mira_stream.sim.replies import judge, split_prompt, text_hash
+from mira_stream.sim.replies import Prompt, judge, split_prompt, text_hash
 from mira_stream.sim.scorer import Scorer
 
 RECORDS = 2_000
 TEMPLATE = "\n".join(f"[A{number}] Name {number}: <score>/10 — <justification>" for number in range(1, 16))
 
 
-def prompt(number: int) -> str:
-    return f"record {number}: it works\n\n{TEMPLATE}"
+def prompt(number: int) -> Prompt:
+    return split_prompt(f"record {number}: it works\n\n{TEMPLATE}")
 
 
 def scorer(share: float, *, seed: int = 0, kinds: tuple[str, ...] = ()) -> Scorer:
@@ -67,7 +67,7 @@ def test_asking_again_helps() -> None:
 def test_fatal_damage_loses_a_required_value_and_other_damage_none(kind: Damage) -> None:
     """What the tolerant reader makes of each kind is what `FATAL` says; scores that survive are the scorer's own."""
     for number in range(60):
-        parts = split_prompt(prompt(number))
+        parts = prompt(number)
         digest = text_hash(parts.record)
         judgement = judge(parts, digest)
         text = damaged(judgement, kind, max_tokens=1024, pick=digest[0])

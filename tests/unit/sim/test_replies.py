@@ -25,6 +25,7 @@ TAIL = [
     re.compile(r"brief: [A-Z][^\n]{10,200}\."),
 ]
 GOOD = "The tests passed, all tests are fixed, it works: done with success. " * 60
+PROMPT = split_prompt(f"{GOOD}\n{TEMPLATE}")
 BAD = "Traceback: error: command failed, cannot find it, not found, it gave up. " * 60
 
 
@@ -97,7 +98,7 @@ def scorer(share: float = 0.0) -> Scorer:
 
 def test_completion_tokens_are_those_of_the_text() -> None:
     """`usage` can be checked: the tokens told are the tokens of the text."""
-    completion = scorer().complete(f"{GOOD}\n{TEMPLATE}", max_tokens=2048, stops=[], keep_stop=False)
+    completion = scorer().complete(PROMPT, max_tokens=2048, stops=[], keep_stop=False)
     assert completion.tokens == count_text(completion.text)
     assert (completion.finish_reason, completion.stop_reason) == ("stop", None)
 
@@ -105,8 +106,8 @@ def test_completion_tokens_are_those_of_the_text() -> None:
 @pytest.mark.parametrize("max_tokens", [1, 7, 100])
 def test_max_tokens_cuts_the_text(max_tokens: int) -> None:
     """A budget below the reply's length ends it there, with `length`, in whole characters."""
-    whole = scorer().complete(f"{GOOD}\n{TEMPLATE}", max_tokens=2048, stops=[], keep_stop=False)
-    cut = scorer().complete(f"{GOOD}\n{TEMPLATE}", max_tokens=max_tokens, stops=[], keep_stop=False)
+    whole = scorer().complete(PROMPT, max_tokens=2048, stops=[], keep_stop=False)
+    cut = scorer().complete(PROMPT, max_tokens=max_tokens, stops=[], keep_stop=False)
     assert (cut.finish_reason, cut.tokens) == ("length", max_tokens)
     assert whole.text.startswith(cut.text)
     assert count_text(cut.text) <= max_tokens
@@ -115,9 +116,7 @@ def test_max_tokens_cuts_the_text(max_tokens: int) -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_stop_string_ends_the_text(keep: bool) -> None:
     """The first stop string met ends the completion and is named; it stays in the text only if asked for."""
-    completion = scorer().complete(
-        f"{GOOD}\n{TEMPLATE}", max_tokens=2048, stops=["[A3]", "[A2]"], keep_stop=keep
-    )
+    completion = scorer().complete(PROMPT, max_tokens=2048, stops=["[A3]", "[A2]"], keep_stop=keep)
     assert completion.stop_reason == "[A2]"
     assert completion.text.endswith("[A2]") is keep
     assert completion.text.startswith("[A1]")
