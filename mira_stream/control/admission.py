@@ -152,6 +152,10 @@ class PoolControl:
         answered_at = self._lanes[replica].answered_at
         return answered_at is not None and now - answered_at <= _ANSWERED_SECONDS
 
+    def proved(self, replica: str, now: float) -> None:
+        """The replica answered a canned record: failures of others from now on are not explained by its state."""
+        self._lanes[replica].proved(now)
+
     def blames(self, permit: Permit) -> bool:
         """Whether the failure of this request, settled just now, points at its record and not at the replica."""
         return self._lanes[permit.replica].blames(permit.ticket)

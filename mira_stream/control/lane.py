@@ -81,12 +81,16 @@ class Lane:
         if was_alone:
             self._holds_suspect = False
         if answered:
-            self.answered_at = now
             self.breaker.succeeded()
-            self._culprit, self._culprit_is_certain = None, True
+            self.proved(now)
             return
         self._culprit_is_certain &= was_alone and self._culprit in (None, permit.ticket)
         self._culprit = permit.ticket
+
+    def proved(self, now: float) -> None:
+        """The replica answered: it works, and it accepts our settings."""
+        self.answered_at = now
+        self._culprit, self._culprit_is_certain = None, True
 
     def blames(self, ticket: int) -> bool:
         """Whether the failures here point at this record and at nothing else.

@@ -27,7 +27,7 @@ from mira_stream.daemon.service import Daemon
 from mira_stream.pipeline.account import Account
 from mira_stream.pipeline.channel import Channel
 from mira_stream.pipeline.commit import CommitSettings, Committer
-from mira_stream.pipeline.dispatch import Dispatcher, PoolIdentity, Workplace
+from mira_stream.pipeline.dispatch import CANNED_RECORD, Dispatcher, PoolIdentity, Workplace
 from mira_stream.pipeline.draft import Prepared
 from mira_stream.pipeline.prepare import PoolEntry, Preparer, Tools
 from mira_stream.pipeline.raw import RawChannel, RawRecord
@@ -191,6 +191,7 @@ def _dispatcher(
         model=plan.model,
         prompting=plan.prompting,
         fingerprints=Fingerprints(plan.rubric.fingerprint, plan.prompting.template.fingerprint),
+        canned=plan.prompting.encoder.encode_chat(*plan.prompting.template.messages(CANNED_RECORD)),
         reasks_max=config.request.reasks_max,
     )
     control = PoolControl(list(replicas), config.admission)
@@ -199,13 +200,16 @@ def _dispatcher(
 
 def _entry(plan: PoolPlan, dispatcher: Dispatcher) -> PoolEntry:
     async def count(body: bytes) -> int | None:
-        """Ask the first replica that is able to say."""
+        """Ask the first replica that is able to say; None if none is well."""
+        trouble: MiraStreamError | None = None
         for snapshot in dispatcher.snapshot():
             if snapshot.breaker == "closed":
                 try:
                     return await dispatcher.replicas[snapshot.name].count(body)
-                except MiraStreamError:
-                    continue
+                except MiraStreamError as error:
+                    trouble = error
+        if trouble is not None:
+            raise trouble
         return None
 
     return PoolEntry(prompting=plan.prompting, count=count, offer=dispatcher.offer)

@@ -10,15 +10,11 @@ from mira_stream.core.reply import parse
 from mira_stream.daemon.config import Config
 from mira_stream.daemon.lake import open_ledger, open_stores, probe_stores
 from mira_stream.daemon.pools import PoolPlan, plan_pools
+from mira_stream.pipeline.dispatch import CANNED_RECORD
 from mira_stream.pipeline.watch import unfit
 from mira_stream.replica.vllm import VllmReplica, open_session
 from mira_stream.telemetry.meters import Meters
 
-_CANNED_RECORD = (
-    "=== user ===\nPrint the second line of notes.txt.\n\n=== assistant ===\n[tool call #1 shell]\n"
-    "command: sed -n 2p notes.txt\n\n=== tool result #1 shell ===\nbuy milk\n\n=== assistant ===\n"
-    "The second line is: buy milk"
-)
 _CANNED_SECONDS = 300.0
 
 
@@ -126,7 +122,7 @@ async def _check_replica(replica: VllmReplica, plan: PoolPlan) -> Finding:
         if problem is not None:
             return Finding(what, Verdict.FAILED, problem, _UNFIT_HINT)
         template, encoder = plan.prompting.template, plan.prompting.encoder
-        body = encoder.encode_chat(*template.messages(_CANNED_RECORD))
+        body = encoder.encode_chat(*template.messages(CANNED_RECORD))
         reply = await replica.ask(body, timeout_seconds=_CANNED_SECONDS)
     except MiraStreamError as error:
         return Finding(what, Verdict.FAILED, str(error), "is it up, and are [request] and the API key right?")

@@ -117,7 +117,7 @@ async def _follow(folder: Path, rounds: list[list[LakeObject]], *, status_url: s
     landed, lines = 1, sum(item.lines for item in rounds[0])
     began = time.monotonic()
     with view.live():
-        async for status in _statuses(status_url):
+        async for status in _statuses(status_url, folder / "daemon.log"):
             elapsed = time.monotonic() - began
             if landed < len(rounds) and elapsed >= landed * _ROUND_SECONDS:
                 _land(folder, rounds[landed])
@@ -133,11 +133,15 @@ async def _follow(folder: Path, rounds: list[list[LakeObject]], *, status_url: s
                 )
 
 
-async def _statuses(url: str) -> AsyncIterator[Status]:
+async def _statuses(url: str, log: Path) -> AsyncIterator[Status]:
     async with aiohttp.ClientSession() as session:
         while True:
-            async with session.get(f"{url}/status.json") as response:
-                yield msgspec.json.decode(await response.read(), type=Status)
+            try:
+                async with session.get(f"{url}/status.json") as response:
+                    body = await response.read()
+            except aiohttp.ClientError as error:
+                raise Refusal("the daemon has ended", f"look into {log}") from error
+            yield msgspec.json.decode(body, type=Status)
             await asyncio.sleep(_POLL_SECONDS)
 
 

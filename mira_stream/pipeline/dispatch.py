@@ -25,6 +25,15 @@ from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
 
 _log = structlog.get_logger(__name__)
+_AMBIGUOUS = (400, 413, 422)
+"""What a server says both to a bad record and to bad settings."""
+_PROOF_SECONDS = 300.0
+CANNED_RECORD = (
+    "=== user ===\nPrint the second line of notes.txt.\n\n=== assistant ===\n[tool call #1 shell]\n"
+    "command: sed -n 2p notes.txt\n\n=== tool result #1 shell ===\nbuy milk\n\n=== assistant ===\n"
+    "The second line is: buy milk"
+)
+"""A harmless record, written for this project."""
 
 
 class _Job:
@@ -41,12 +50,16 @@ class _Job:
 
 
 class PoolIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """What the pool is: its group, the model its replicas serve, how it asks, how often it asks again."""
+    """What the pool is: its group, the model its replicas serve, how it asks, how often it asks again.
+
+    `canned` is the body of a harmless record: who answers it works, and accepts our settings.
+    """
 
     group: str
     model: str
     prompting: Prompting
     fingerprints: Fingerprints
+    canned: bytes
     reasks_max: int
 
 
@@ -93,6 +106,7 @@ class Dispatcher:
         self._sending = 0
         self._closed = False
         self._draining = False
+        self._cancelled = False
         workplace.committer.on_unblocked(self._wake.set)
         workplace.meters.refresh_with(self._refresh)
 
@@ -122,13 +136,24 @@ class Dispatcher:
         self._wake.set()
 
     def cancel(self) -> None:
-        """Give up the requests in flight; their records are read again at the next start."""
+        """Give up the requests in flight, and those about to be sent; their records are read again at the next start."""
+        self._cancelled = True
         for scope in self._in_flight:
             scope.reschedule(asyncio.get_running_loop().time())
 
     def wake(self) -> None:
         """Something has changed that admission should know of."""
         self._wake.set()
+
+    async def prove(self, name: str) -> bool:
+        """Ask a replica about the canned record: whether it works and accepts our settings. Small, and rare enough
+        to go beside the permits: before a replica is trusted again, or before a refusal stops the pool."""
+        try:
+            await self.replicas[name].ask(self.pool.canned, timeout_seconds=_PROOF_SECONDS)
+        except (Transient, Saturated, Permanent):
+            return False
+        self.control.proved(name, self._shop.clock())
+        return True
 
     def snapshot(self) -> list[ReplicaSnapshot]:
         """All replicas, as admission sees them now."""
@@ -187,7 +212,7 @@ class Dispatcher:
         """One request from sending to what comes of it."""
         try:
             key = job.prepared.subject.key
-            if self._shop.committer.adopted(key):
+            if self._shop.committer.under_way.adopted(key):
                 self.control.settle(admitted.permit, None, self._shop.clock())
                 await self._finish(job, admitted, reason=None)
                 return
@@ -201,12 +226,10 @@ class Dispatcher:
         job.requests += 1
         usage = None
         try:
-            async with asyncio.timeout(None) as scope:
+            async with asyncio.timeout(0 if self._cancelled else None) as scope:
                 self._in_flight.add(scope)
                 try:
-                    reply = await replica.ask(
-                        job.prepared.body, timeout_seconds=self._timeout_seconds(permit)
-                    )
+                    reply = await replica.ask(job.body, timeout_seconds=self._timeout_seconds(permit))
                     usage = reply.usage
                 finally:
                     self._in_flight.discard(scope)
@@ -244,12 +267,15 @@ class Dispatcher:
         now, name = self._shop.clock(), admitted.permit.replica
         over = job.prepared.prompt_tokens > self.pool.prompting.prompt_tokens_max
         answered = self.control.others_answered(name, now)
+        if isinstance(error, Permanent) and error.status in _AMBIGUOUS and not answered:
+            answered = await self.prove(name)
         fault = classify(error, others_answered=answered, over_length=over)
         self._shop.meters.add(metrics.REPLICA_FAULTS, 1, (name, fault.kind.value))
         self.control.failed(name, fault, now, self._shop.jitter())
         _log.warning("request failed", replica=name, fault=fault.kind, error=fault.message)
         alone = admitted.candidate.alone
-        step = next_step(job.history, fault, replica=name, was_alone=alone, jitter=self._shop.jitter())
+        blamed = self.control.blames(admitted.permit)
+        step = next_step(job.history, fault, replica=name, was_alone=blamed, jitter=self._shop.jitter())
         match step:
             case GiveUp(reason):
                 await self._finish(job, admitted, reason=reason, refusal=fault.message)

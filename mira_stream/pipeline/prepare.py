@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 import msgspec
 import structlog
 
-from mira_stream.core.errors import MiraStreamError
+from mira_stream.core.errors import MiraStreamError, Permanent
 from mira_stream.core.outcome import Reason
 from mira_stream.core.tokens import Estimator
 from mira_stream.core.trace import Shape
@@ -25,10 +25,11 @@ _log = structlog.get_logger(__name__)
 _OFF_LOOP_BYTES = 256 << 10
 """Lines longer than this are prepared in the executor: milliseconds of work would stall the loop."""
 _COUNT_AGAIN_SECONDS = 1.0
+_COUNT_TRIES_MAX = 3
 _COUNTS_MAX = 3
 
 Count = Callable[[bytes], Awaitable[int | None]]
-"""Exact prompt tokens of a `/tokenize` body; None while no replica is there to ask; raises if they cannot say."""
+"""Exact prompt tokens of a `/tokenize` body; None while no replica is there to ask; raises if those that are cannot say."""
 
 Offer = Callable[[Prepared], Awaitable[None]]
 
@@ -105,6 +106,7 @@ class Preparer:
 
     async def _end(self, subject: Subject, reason: Reason) -> None:
         received = self._tools.rows.unasked(subject, reason)
+        await self._tools.committer.wait_for_room()
         await self._tools.committer.finish(received, source=subject.source, stage=Stage.PREPARING)
 
     async def _drafted(self, raw: RawRecord) -> Draft:
@@ -141,12 +143,16 @@ class Preparer:
 
     async def _counted(self, body: bytes, entry: PoolEntry) -> int | None:
         """The exact count; None if the replicas cannot say, so that the estimate's upper end has to do."""
+        failures = 0
         while True:
             try:
                 counted = await entry.count(body)
             except MiraStreamError as error:
-                _log.warning("a record near the limit could not be counted exactly", error=str(error))
-                return None
+                failures += 1
+                if isinstance(error, Permanent) or failures == _COUNT_TRIES_MAX:
+                    _log.warning("a record near the limit could not be counted exactly", error=str(error))
+                    return None
+                counted = None
             if counted is not None:
                 self._tools.meters.add(metrics.PREPARE_COUNTED, 1, (entry.prompting.group,))
                 return counted

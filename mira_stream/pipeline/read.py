@@ -20,6 +20,8 @@ from mira_stream.telemetry.meters import Meters
 
 _log = structlog.get_logger(__name__)
 _PENDING_PAGE = 16
+_LIST_RETRY_SECONDS = 1.0
+_READ_RETRY_SECONDS = 0.5
 _RETRY_SECONDS_MAX = 30.0
 
 
@@ -56,7 +58,7 @@ class Discovery:
 
     async def run(self) -> None:
         """List every `list_seconds`; return after one whole listing if `once`."""
-        delay = 1.0
+        delay = _LIST_RETRY_SECONDS
         while not self.finished:
             try:
                 await self._list()
@@ -66,7 +68,7 @@ class Discovery:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _RETRY_SECONDS_MAX)
                 continue
-            delay = 1.0
+            delay = _LIST_RETRY_SECONDS
             self.finished = self._settings.once
             self.found.set()
             if not self.finished:
@@ -118,7 +120,12 @@ class Reader:
                 if pending is None:
                     return
                 self._open.add(pending.seen.version.uri)
-                group.create_task(self._read_object(pending, places.release), name=f"read {pending.seen.key}")
+
+                def done() -> None:
+                    places.release()
+                    discovery.found.set()  # another version of its uri may wait for it
+
+                group.create_task(self._read_object(pending, done), name=f"read {pending.seen.key}")
 
     async def _next(self, discovery: Discovery) -> PendingObject | None:
         while True:
@@ -126,16 +133,23 @@ class Reader:
                 return self._pending.popleft()
             discovery.found.clear()
             exhausted = discovery.finished
-            self._pending.extend(await self._ledger.next_pending(_PENDING_PAGE, frozenset(self._open)))
+            for pending in await self._ledger.next_pending(_PENDING_PAGE, frozenset(self._open)):
+                self._pending.append(self._taken(pending))
             if self._pending:
                 continue
-            if exhausted:
+            if exhausted and not self._open:
                 return None
             await discovery.found.wait()
 
+    def _taken(self, pending: PendingObject) -> PendingObject:
+        """In use from here on, and without what an earlier reading of a growing object has handed on already."""
+        under_way = self._committer.under_way
+        under_way.use(pending.seen.version)
+        done = pending.done.union(under_way.ordinals(pending.seen.version))
+        return msgspec.structs.replace(pending, done=done)
+
     async def _read_object(self, pending: PendingObject, done: Callable[[], None]) -> None:
         version = pending.seen.version
-        self._committer.use(version)
         try:
             reading = ObjectReading(pending, self._source, self._ledger, self._emit, self._meters)
             if not await reading.run(once=self._settings.once):
@@ -143,12 +157,12 @@ class Reader:
         except Closed:
             return  # shutting down: what was not handed on is read again at the next start
         finally:
-            self._committer.release(version)
+            self._committer.under_way.release(version)
             self._open.discard(version.uri)
             done()
 
     async def _emit(self, record: RawRecord) -> None:
-        if self._committer.adopted(record.key):
+        if self._committer.under_way.adopted(record.key):
             return
         await self._route(record.source).put(record, len(record.raw) + 1)
         self._committer.enter(record.key)
@@ -211,7 +225,7 @@ class ObjectReading:
         return end
 
     async def _read_to_end(self, *, once: bool) -> ObjectEnd:
-        delay = 0.5
+        delay, reached = _READ_RETRY_SECONDS, self._next
         while True:
             try:
                 return await self._read_lines(once=once)
@@ -219,6 +233,8 @@ class ObjectReading:
                 return self._end_of_missing()
             except (Transient, Saturated) as error:
                 self._meters.add(metrics.SOURCE_RETRIES)
+                if self._next > reached:
+                    delay, reached = _READ_RETRY_SECONDS, self._next
                 _log.warning(
                     "read failed, trying again", object=self._version.uri, error=str(error), seconds=delay
                 )

@@ -51,7 +51,8 @@ class Pipeline:
         await recover(self._ledger, self._sink, self.stages.committer)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.stages.committer.run(), name="commit")
-            await self._look_at_replicas()
+            if not self.draining:
+                await self._look_at_replicas()
             watching = [group.create_task(watcher.run(), name="watch") for watcher in self.stages.watchers]
             async with asyncio.TaskGroup() as sending:
                 for name, dispatcher in self.stages.dispatchers.items():

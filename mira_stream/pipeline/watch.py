@@ -73,11 +73,12 @@ class Watcher:
             await asyncio.sleep(self._scrape_seconds)
             if name in control.probes_due(self._clock()):
                 await self._look(name, replica, first=False)
+            asked_at = self._clock()  # what is sent while the answer is on its way was not seen by it
             try:
                 load = await replica.load()
             except MiraStreamError:
                 continue  # the breaker speaks through requests; a missed look only ages the telemetry
-            control.observe(name, load, self._clock())
+            control.observe(name, load, asked_at)
             self._dispatcher.wake()
 
     async def _look(self, name: str, replica: Replica, *, first: bool) -> None:
@@ -85,6 +86,8 @@ class Watcher:
             problem = unfit(tuple(await replica.models()), self._dispatcher.pool.model, self._context_tokens)
         except MiraStreamError as error:
             problem = str(error)
+        if not first and problem is None and not await self._dispatcher.prove(name):
+            problem = "it serves the model, but does not answer a canned record"
         control, now = self._dispatcher.control, self._clock()
         if first and problem is not None:
             control.shut_out(name, now, self._jitter())
