@@ -203,6 +203,9 @@ class Sink(Protocol):
     async def partitions(self) -> Sequence[str]:
         """All partitions that have a segment."""
 
+    async def chains(self) -> dict[str, int]:
+        """For each partition that has a segment the seq behind its last one, whatever may be missing before it."""
+
 
 class Replica(Protocol):
     """One vLLM server at one base URL."""

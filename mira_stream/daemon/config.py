@@ -188,17 +188,24 @@ def _explained(error: msgspec.ValidationError, name: str) -> Refusal:
     missing = re.search(r"missing required field `(\w+)`", problem)
     if missing:
         path = ".".join(filter(None, (path, missing.group(1))))
-        return Refusal(f"{name}: {path} is missing", description_of(path) or f"add {path}")
+        return Refusal(f"{name}: {path} is missing", description_of(path) or f"add {_spelt(path)}")
     return Refusal(f"{name}: {path}: {problem}", _type_hint(path, problem))
 
 
 def _type_hint(path: str, problem: str) -> str:
     says = description_of(path)
+    if "Expected `object`" in problem or (path == "pool" and "got `object`" in problem):
+        return f"write it as a section, {_spelt(path)}, with its keys below"
     unit = next((u for u in ("seconds", "bytes", "tokens", "records", "max") if path.endswith(f"_{u}")), None)
     if unit and "got `str`" in problem:
         plain = "" if unit == "max" else f" of {unit}"
         return f"give a plain number{plain}, without quotes or a unit. {says}".strip()
     return says
+
+
+def _spelt(path: str) -> str:
+    """A section of the file as it is written there."""
+    return f"[[{path}]]" if path == "pool" else f"[{path}]"
 
 
 def description_of(path: str) -> str:

@@ -49,9 +49,10 @@ async def serving(app: web.Application, listen: str) -> AsyncIterator[str]:
         site = web.TCPSite(runner, host.strip("[]"), int(port), shutdown_timeout=1.0)
         try:
             await site.start()
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            problem = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise Refusal(
-                f"cannot listen on {listen}: {error.strerror or error}",
+                f"cannot listen on {listen}: {problem}",
                 "another daemon may run there: set [http] listen to a free host:port",
             ) from error
         bound = runner.addresses[0]

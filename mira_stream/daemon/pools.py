@@ -15,6 +15,7 @@ from mira_stream.daemon.anchors import load_groups, load_rubric
 from mira_stream.daemon.config import Config, PoolSection, PromptSection
 from mira_stream.daemon.secrets import read_secret
 from mira_stream.pipeline.draft import Prompting
+from mira_stream.replica.vllm import server_name
 
 EVERY_SOURCE = "*"
 
@@ -134,7 +135,7 @@ def _refuse_shared_sources(plans: Sequence[PoolPlan]) -> None:
 
 
 def _refuse_shared_replicas(plans: Sequence[PoolPlan]) -> None:
-    urls = [url.rstrip("/") for plan in plans for url in plan.replicas]
-    twice = next((url for url in urls if urls.count(url) > 1), None)
+    names = [server_name(url) for plan in plans for url in plan.replicas]
+    twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise Refusal(f"replica {twice} is listed twice", "each replica belongs to one pool, once")

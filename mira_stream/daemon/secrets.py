@@ -10,7 +10,11 @@ def read_secret(name: str) -> str:
     """The secret called `name`: the credential file of that name, else the environment variable. Raises Refusal."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
     file = Path(folder) / name
-    value = file.read_text("utf-8") if folder and file.is_file() else os.environ.get(name, "")
+    try:
+        value = file.read_text("utf-8") if folder and file.is_file() else os.environ.get(name, "")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise Refusal(f"cannot read the secret {name} from {file}: {reason}", "look at that file") from error
     if not value.strip():
         raise Refusal(
             f"the secret {name} is not there",

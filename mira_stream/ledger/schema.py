@@ -1,12 +1,13 @@
 """The tables of the ledger, and how its file is opened, recognised and found sound."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from enum import IntEnum
 from pathlib import Path
 
 from mira_stream.core.errors import Refusal
 from mira_stream.ledger.settings import LedgerSettings
-from mira_stream.ledger.trouble import operating_errors
 
 VERSION = 1
 _APPLICATION_ID = 0x4D495241  # "MIRA"
@@ -97,46 +98,46 @@ CREATE TABLE plans (
 """
 
 
-def open_writer(path: Path, settings: LedgerSettings) -> sqlite3.Connection:
-    """The connection of the writer thread, on a sound file of this schema. Raises Refusal."""
-    with operating_errors(path):
-        db = sqlite3.connect(path, timeout=_LOCK_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            _configure(db, settings)
-            _prepare(db, path)
-        except BaseException:
-            db.close()
-            raise
-    return db
+@contextmanager
+def open_writer(path: Path, settings: LedgerSettings) -> Iterator[sqlite3.Connection]:
+    """The connection of the writer thread, on a sound file of this schema. Raises Refusal, or SQLite's own errors."""
+    with closing(_connect(path, settings)) as db:
+        is_new = _is_new(db, path)
+        for pragma in (
+            f"page_size = {_PAGE_BYTES}",  # takes effect in a new file only
+            "journal_mode = WAL",
+            "synchronous = FULL",  # a commit survives power loss, not only the end of the process
+            f"journal_size_limit = {_WAL_BYTES_KEPT}",
+            "temp_store = MEMORY",
+        ):
+            db.execute(f"PRAGMA {pragma}")
+        if is_new:
+            # One transaction, so that a process killed here leaves a file that is still empty.
+            identity = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+            db.executescript(f"BEGIN; {_TABLES} {identity} COMMIT;")
+        else:
+            _check(db)
+        yield db
 
 
-def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection for quick reads beside the writer. Raises Refusal."""
-    with operating_errors(path):
-        db = sqlite3.connect(path, timeout=_LOCK_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+@contextmanager
+def open_reader(path: Path, settings: LedgerSettings) -> Iterator[sqlite3.Connection]:
+    """A connection for quick look-ups beside the writer's."""
+    with closing(_connect(path, settings)) as db:
         db.execute("PRAGMA query_only = ON")
+        yield db
+
+
+def _connect(path: Path, settings: LedgerSettings) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=_LOCK_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    db.execute(f"PRAGMA cache_size = -{settings.cache_bytes >> 10}")
     return db
 
 
-def _configure(db: sqlite3.Connection, settings: LedgerSettings) -> None:
-    for pragma in (
-        f"page_size = {_PAGE_BYTES}",  # takes effect in a new file only
-        "journal_mode = WAL",
-        "synchronous = FULL",  # a commit survives power loss, not only the end of the process
-        f"journal_size_limit = {_WAL_BYTES_KEPT}",
-        f"cache_size = -{settings.cache_bytes >> 10}",
-        "temp_store = MEMORY",
-    ):
-        db.execute(f"PRAGMA {pragma}")
-
-
-def _prepare(db: sqlite3.Connection, path: Path) -> None:
+def _is_new(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file is empty; raises Refusal, before anything is changed, if it is not a ledger of this release."""
     if _pragma(db, "application_id") == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
-        # One transaction, so that a process killed here leaves a file that is still empty.
-        db.executescript(
-            f"BEGIN; {_TABLES} PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
-        )
-        return
+        return True
     if _pragma(db, "application_id") != _APPLICATION_ID:
         raise Refusal(
             f"{path} is a database of another program", "give ledger.path the name of a file of its own"
@@ -148,6 +149,11 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             "run the release that wrote it until all is published, then move the ledger away: "
             "progress is rebuilt from the sink",
         )
+    return False
+
+
+def _check(db: sqlite3.Connection) -> None:
+    """Raises SQLite's own error if the file is damaged; reads all of it."""
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise sqlite3.DatabaseError(str(found))

@@ -17,5 +17,9 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "mira-stream-ledger/ledger.sqlite3"
     cache_bytes: Annotated[
-        int, msgspec.Meta(ge=1 << 20, description="Memory for pages of the ledger, in bytes.")
-    ] = 32 << 20
+        int,
+        msgspec.Meta(
+            ge=1 << 20,
+            description="Memory for pages of the ledger, in bytes, for the writer and for look-ups each.",
+        ),
+    ] = 16 << 20

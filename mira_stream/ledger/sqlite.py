@@ -5,7 +5,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,20 +42,20 @@ class SqliteLedger:
     def __init__(
         self,
         path: Path,
-        *,
-        lock: FileLock,
-        writer: sqlite3.Connection,
         tables: "_Tables",
+        *,
+        reader: sqlite3.Connection,
+        closing: ExitStack,
         clock: Clock,
         failpoint: Failpoint,
     ) -> None:
         self._path = path
-        self._lock = lock
-        self._db = writer
         self._tables = tables
+        self._db = tables.db
+        self._reader = reader
+        self._closing = closing
         self._clock = clock
         self._failpoint = failpoint
-        self._reader = open_reader(path)
         self._opened_at = clock()
         self._opened_with = tables.outcomes.last_number()
         self._waiting: deque[_Batch] = deque()
@@ -79,24 +79,20 @@ class SqliteLedger:
         Raises Refusal with a hint: another process holds it, it belongs to another sink, it is corrupt, of another
         release, not writable, or on a network file system.
         """
-        with operating_errors(path):
+        with ExitStack() as closing, operating_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             refuse_network_disk(path.parent)
             lock = FileLock(path.with_name(f"{path.name}.lock"))
-        try:
-            writer = open_writer(path, settings)
-            try:
-                with operating_errors(path), _transaction(writer):
-                    _bind(writer, path, sink_uri)
-                    tables = _Tables(writer, on_overwrite, roll)
-                    tables.objects.reopen()
-                return cls(path, lock=lock, writer=writer, tables=tables, clock=clock, failpoint=failpoint)
-            except BaseException:
-                writer.close()
-                raise
-        except BaseException:
-            lock.release()
-            raise
+            closing.callback(lock.release)
+            writer = closing.enter_context(open_writer(path, settings))
+            reader = closing.enter_context(open_reader(path, settings))
+            tables = _Tables(writer, on_overwrite, roll)
+            with _transaction(writer):
+                _bind(writer, path, sink_uri)
+                tables.objects.reopen()
+            return cls(
+                path, tables, reader=reader, closing=closing.pop_all(), clock=clock, failpoint=failpoint
+            )
 
     # Objects.
 
@@ -188,9 +184,8 @@ class SqliteLedger:
             self._thread.shutdown(wait=False)
 
     def _close(self) -> None:
-        self._reader.close()
-        self._db.close()
-        self._lock.release()
+        with operating_errors(self._path):
+            self._closing.close()
 
     def _is_published(self, key: RecordKey) -> bool:
         object_id = self._tables.objects.find(key.version)
@@ -251,6 +246,7 @@ class _Tables:
     """All tables on one connection."""
 
     def __init__(self, db: sqlite3.Connection, on_overwrite: OnOverwrite, roll: RollLimits) -> None:
+        self.db = db
         self.spans = PublishedSpans(db)
         self.partitions = Partitions(db)
         self.objects = Objects(db, self.spans, on_overwrite)

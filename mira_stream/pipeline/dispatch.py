@@ -1,7 +1,8 @@
 """One pool: sends what admission admits, follows up what comes back, and says what limits it."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from itertools import count
 
 import msgspec
@@ -27,6 +28,8 @@ from mira_stream.telemetry.meters import Meters
 _log = structlog.get_logger(__name__)
 _AMBIGUOUS = (400, 413, 422)
 """What a server says both to a bad record and to bad settings."""
+_TOO_LONG = "input_tokens"
+"""The `param` of a refusal that means the record for certain."""
 _PROOF_SECONDS = 300.0
 CANNED_RECORD = (
     "=== user ===\nPrint the second line of notes.txt.\n\n=== assistant ===\n[tool call #1 shell]\n"
@@ -98,11 +101,12 @@ class Dispatcher:
         self._shop = workplace
         self._learn = learn
         self._on_stopped = on_stopped
+        self._proofs = {name: asyncio.Lock() for name in replicas}
         self._places = asyncio.Semaphore(control.window.places)
         self._wake = asyncio.Event()
         self._tickets = count()
         self._jobs: dict[int, _Job] = {}
-        self._in_flight: set[asyncio.Timeout] = set()
+        self._scopes: set[asyncio.Timeout] = set()
         self._sending = 0
         self._closed = False
         self._draining = False
@@ -138,7 +142,7 @@ class Dispatcher:
     def cancel(self) -> None:
         """Give up the requests in flight, and those about to be sent; their records are read again at the next start."""
         self._cancelled = True
-        for scope in self._in_flight:
+        for scope in self._scopes:
             scope.reschedule(asyncio.get_running_loop().time())
 
     def wake(self) -> None:
@@ -226,13 +230,11 @@ class Dispatcher:
         job.requests += 1
         usage = None
         try:
-            async with asyncio.timeout(0 if self._cancelled else None) as scope:
-                self._in_flight.add(scope)
+            async with self._until_cancelled():
                 try:
                     reply = await replica.ask(job.body, timeout_seconds=self._timeout_seconds(permit))
                     usage = reply.usage
                 finally:
-                    self._in_flight.discard(scope)
                     self.control.settle(permit, usage, self._shop.clock())
                     self._wake.set()
         except TimeoutError:
@@ -241,6 +243,16 @@ class Dispatcher:
             await self._failed(job, admitted, error)
         else:
             await self._answered(job, admitted, reply)
+
+    @asynccontextmanager
+    async def _until_cancelled(self) -> AsyncIterator[None]:
+        """Raises TimeoutError out of the block when `cancel` is called, or was called before."""
+        async with asyncio.timeout(0 if self._cancelled else None) as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
 
     def _timeout_seconds(self, permit: Permit) -> float:
         return self.control.timeout_seconds(permit, self.pool.prompting.max_tokens)
@@ -264,17 +276,21 @@ class Dispatcher:
             await self._finish(job, admitted, reason=parsed.reason, reply=reply, parsed=parsed)
 
     async def _failed(self, job: _Job, admitted: Admitted, error: Transient | Saturated | Permanent) -> None:
-        now, name = self._shop.clock(), admitted.permit.replica
+        name = admitted.permit.replica
+        # Before anything is awaited: other requests may end there meanwhile.
+        blamed = self.control.blames(admitted.permit)
+        try:
+            async with self._until_cancelled():
+                answered = await self._accepts_others(name, error)
+        except TimeoutError:
+            return
+        now = self._shop.clock()
         over = job.prepared.prompt_tokens > self.pool.prompting.prompt_tokens_max
-        answered = self.control.others_answered(name, now)
-        if isinstance(error, Permanent) and error.status in _AMBIGUOUS and not answered:
-            answered = await self.prove(name)
         fault = classify(error, others_answered=answered, over_length=over)
         self._shop.meters.add(metrics.REPLICA_FAULTS, 1, (name, fault.kind.value))
         self.control.failed(name, fault, now, self._shop.jitter())
         _log.warning("request failed", replica=name, fault=fault.kind, error=fault.message)
         alone = admitted.candidate.alone
-        blamed = self.control.blames(admitted.permit)
         step = next_step(job.history, fault, replica=name, was_alone=blamed, jitter=self._shop.jitter())
         match step:
             case GiveUp(reason):
@@ -292,6 +308,16 @@ class Dispatcher:
                     alone=step.alone,
                     retry=step.spends_budget,
                 )
+
+    async def _accepts_others(self, name: str, error: Transient | Saturated | Permanent) -> bool:
+        """Whether the replica is known to accept our settings; where that decides what `error` means, it is asked."""
+        if not isinstance(error, Permanent) or error.status not in _AMBIGUOUS or error.param == _TOO_LONG:
+            return self.control.others_answered(name, self._shop.clock())
+        # One at a time: wrong settings fail everything that is in flight at once, and the first finding is for all.
+        async with self._proofs[name]:
+            if self.control.others_answered(name, self._shop.clock()):
+                return True
+            return self.control.stopped is None and await self.prove(name)
 
     def _stop(self, message: str) -> None:
         if self.control.stopped is None:

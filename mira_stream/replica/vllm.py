@@ -167,7 +167,7 @@ class VllmReplica:
     @property
     def name(self) -> str:
         """Its base URL, without credentials; the metric label."""
-        return str(self._url).rstrip("/")
+        return server_name(str(self._url))
 
     async def ask(self, body: bytes, *, timeout_seconds: float) -> Reply:
         """POST one chat completion; the latency is that of the whole exchange."""
@@ -282,6 +282,11 @@ async def _bounded_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
         if size > limit:
             break
     return b"".join(chunks)
+
+
+def server_name(base_url: str) -> str:
+    """The name of the server at `base_url`, however its address is spelt. Raises Refusal if it is no http(s) URL."""
+    return str(_base(base_url).with_user(None)).rstrip("/")
 
 
 def _base(base_url: str) -> yarl.URL:

@@ -67,13 +67,18 @@ class SegmentReader:
 
     async def partitions(self) -> Sequence[str]:
         """All partitions that have a segment, sorted; foreign names and our own folder are left out."""
-        return await self.patience.until_known(self._list_partitions)
+        return sorted(await self.chains())
 
-    async def _list_partitions(self) -> Sequence[str]:
-        found: set[str] = set()
+    async def chains(self) -> dict[str, int]:
+        """For each of them the seq behind its last segment, whatever may be missing before it."""
+        return await self.patience.until_known(self._list_chains)
+
+    async def _list_chains(self) -> dict[str, int]:
+        found: dict[str, int] = {}
         async for page in self.names():
-            found.update(listed.place[0] for listed in page if listed.place)
-        return sorted(found)
+            for partition, seq in (listed.place for listed in page if listed.place):
+                found[partition] = max(found.get(partition, 0), seq + 1)
+        return found
 
     async def names(self) -> AsyncIterator[list[Listed]]:
         """One listing of the sink, page by page, our own folder left out. Raises Transient like the store's."""

@@ -246,8 +246,10 @@ def test_a_file_that_is_no_ledger_of_ours_is_refused(
     """It is left as it is, and the hint says what to do."""
     path = tmp_path / "ledger.sqlite3"
     make(path)
+    before = path.read_bytes() if path.is_file() else b""
     with pytest.raises(Refusal, match=message) as error:
         open_ledger(path)
+    assert before == (path.read_bytes() if path.is_file() else b"")
     assert str(path) in str(error.value)
     assert hint in error.value.hint
 

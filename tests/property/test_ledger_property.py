@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -212,12 +213,13 @@ class LedgerMachine(RuleBasedStateMachine):
             self.receive([RecordKey(one, n) for n in range(6)])
         # One more object, so that ends that came late find a segment to travel with.
         last = version("last")
-        self.loop.run(self.ledger.receive([outcome(last, 0, partition=PARTITIONS[0])]))
-        self.stored.append(RecordKey(last, 0))
+        for ordinal, partition in enumerate(PARTITIONS):
+            self.loop.run(self.ledger.receive([outcome(last, ordinal, partition=partition)]))
+            self.stored.append(RecordKey(last, ordinal))
         while self.stored:
             before = len(self.published)
+            self.seal_all()
             for partition in PARTITIONS:
-                self.seal(partition)
                 self.advance(partition)
             assert len(self.published) > before, "both partitions wait for each other"
         expected = sorted((one.uri, count) for one, count in self.lines.items() if count)
@@ -243,6 +245,8 @@ def _ranges(keys: list[RecordKey]) -> tuple[ObjectRange, ...]:
         for one in sorted({key.version for key in keys})
     )
 
+
+pytestmark = pytest.mark.timeout(400)  # it takes seconds, but making a failure small takes minutes
 
 TestLedger = LedgerMachine.TestCase
 TestLedger.settings = settings(
