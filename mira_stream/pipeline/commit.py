@@ -68,6 +68,7 @@ class Committer:
         self._outbox: Channel[Finished] = Channel(
             items_max=4 * _GROUP_COMMIT_MAX, bytes_max=_OUTBOX_BYTES_MAX
         )
+        self._receiving_bytes = 0
         roll = RollLimits(settings.roll_records, settings.roll_bytes)
         self._fills = Fills(roll, roll_seconds=settings.roll_seconds, clock=clock)
         self._publishing: set[str] = set()
@@ -151,9 +152,11 @@ class Committer:
                 batch = await self._outbox.take(_GROUP_COMMIT_MAX)
             except Closed:
                 return
+            self._receiving_bytes = sum(len(finished.received.encoded) for finished in batch)
             began = self._clock()
             stored = await self._ledger.receive([finished.received for finished in batch])
             self._meters.observe(metrics.LEDGER_RECEIVE_SECONDS, self._clock() - began)
+            self._receiving_bytes = 0
             for finished, is_new in zip(batch, stored, strict=True):
                 self._received(finished, is_new=is_new)
             if not all(stored):
@@ -253,7 +256,9 @@ class Committer:
             call()
 
     def _waiting(self) -> tuple[int, int]:
-        return self._fills.rows + len(self._outbox), self._fills.bytes + self._outbox.bytes
+        """Rows and bytes in the outbox, on their way into the ledger, and in it."""
+        rows = self._account.at(Stage.RECEIVING) + self._fills.rows
+        return rows, self._outbox.bytes + self._receiving_bytes + self._fills.bytes
 
     def _refresh(self) -> None:
         rows, size = self._waiting()

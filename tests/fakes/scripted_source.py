@@ -61,9 +61,7 @@ class ScriptedSource:
         for version in list(self.versions):
             change = self.changes.get(version.uri, version.etag)
             if known(version.uri) != change:
-                yield [
-                    SeenObject(version, version.uri[-9:], self._source_of(version), 1, 0.0, change)
-                ]
+                yield [SeenObject(version, version.uri[-9:], self._source_of(version), 1, 0.0, change)]
         self.listings += 1
         self._news.set()
 
