@@ -43,10 +43,10 @@ def make_app(exporter: Exporter, status: Callable[[], msgspec.Struct], unready: 
 async def serving(app: web.Application, listen: str) -> AsyncIterator[str]:
     """Serve `app` on `host:port` (port 0: any free one); yields the base URL. Raises Refusal if it is taken."""
     host, _, port = listen.rpartition(":")
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host.strip("[]"), int(port), shutdown_timeout=1.0)
+        site = web.TCPSite(runner, host.strip("[]"), int(port))
         try:
             await site.start()
         except (OSError, OverflowError) as error:

@@ -114,6 +114,10 @@ class ScriptedReplica:
             raise self.load_answer
         return self.load_answer
 
+    def then(self, *answers: Answer) -> None:
+        """More answers, behind those that the script still has."""
+        self._script.extend(answers)
+
     async def until(self, holds: Callable[["ScriptedReplica"], bool]) -> None:
         """Wait until something is true of it, such as `lambda r: len(r.asks) == 3`."""
         while not holds(self):
