@@ -9,6 +9,8 @@ from aiohttp import web
 from mira_stream.core.errors import Refusal
 from mira_stream.telemetry.exporter import Exporter
 
+_PORT_MAX = 65_535
+
 Unready = Callable[[], list[str]]
 """What the daemon is still waiting for; empty when it is ready."""
 
@@ -43,16 +45,17 @@ def make_app(exporter: Exporter, status: Callable[[], msgspec.Struct], unready: 
 async def serving(app: web.Application, listen: str) -> AsyncIterator[str]:
     """Serve `app` on `host:port` (port 0: any free one); yields the base URL. Raises Refusal if it is taken."""
     host, _, port = listen.rpartition(":")
+    if int(port) > _PORT_MAX:  # uvloop would take it modulo 65,536
+        raise Refusal(f"cannot listen on {listen}: ports end at {_PORT_MAX}", "correct [http] listen")
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host.strip("[]"), int(port))
         try:
             await site.start()
-        except (OSError, OverflowError) as error:
-            problem = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        except OSError as error:
             raise Refusal(
-                f"cannot listen on {listen}: {problem}",
+                f"cannot listen on {listen}: {error.strerror or error}",
                 "another daemon may run there: set [http] listen to a free host:port",
             ) from error
         bound = runner.addresses[0]

@@ -73,7 +73,10 @@ async def _find(source: TailSource, file: Path, ordinal: int) -> Line:
         for seen in page:
             version = seen.version if Path(seen.key).name == file.name else version
     if version is None:
-        raise Refusal(f"{file} has no line", "an empty file has no records")
+        raise Refusal(
+            f"{file} has no line that the daemon would read",
+            "an empty file has no records; names that begin with . or _ or end in .tmp are never read",
+        )
     lines = 0
     async for batch in source.read(version, once=True):
         for line in batch.lines:

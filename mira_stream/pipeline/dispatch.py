@@ -151,10 +151,13 @@ class Dispatcher:
 
     async def prove(self, name: str) -> bool:
         """Ask a replica about the canned record: whether it works and accepts our settings. Small, and rare enough
-        to go beside the permits: before a replica is trusted again, or before a refusal stops the pool."""
+        to go beside the permits: before a replica is trusted again, or before a refusal stops the pool.
+
+        Raises Transient or Saturated if it cannot say now.
+        """
         try:
             await self.replicas[name].ask(self.pool.canned, timeout_seconds=_PROOF_SECONDS)
-        except (Transient, Saturated, Permanent):
+        except Permanent:
             return False
         self.control.proved(name, self._shop.clock())
         return True
@@ -284,6 +287,9 @@ class Dispatcher:
                 answered = await self._accepts_others(name, error)
         except TimeoutError:
             return
+        except (Transient, Saturated) as trouble:
+            # What the refusal meant cannot be found out now. The replica's own trouble decides: try again later.
+            error, answered, blamed = trouble, False, False
         now = self._shop.clock()
         over = job.prepared.prompt_tokens > self.pool.prompting.prompt_tokens_max
         fault = classify(error, others_answered=answered, over_length=over)

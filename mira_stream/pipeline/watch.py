@@ -84,10 +84,10 @@ class Watcher:
     async def _look(self, name: str, replica: Replica, *, first: bool) -> None:
         try:
             problem = unfit(tuple(await replica.models()), self._dispatcher.pool.model, self._context_tokens)
+            if not first and problem is None and not await self._dispatcher.prove(name):
+                problem = "it serves the model, but refuses a canned record"
         except MiraStreamError as error:
             problem = str(error)
-        if not first and problem is None and not await self._dispatcher.prove(name):
-            problem = "it serves the model, but does not answer a canned record"
         control, now = self._dispatcher.control, self._clock()
         if first and problem is not None:
             control.shut_out(name, now, self._jitter())

@@ -116,7 +116,7 @@ def test_rows_tell_keys_and_outcomes_in_order(play: Play) -> None:
 
 
 def test_partitions_are_those_with_a_segment(play: Play) -> None:
-    """Our own folder and foreign files are no partitions."""
+    """Our own folder and foreign files are no partitions; each chain ends behind its last segment."""
     other = partition_name("../über", "s3://lake/raw/x", 4)
 
     async def story(sink: Sink, store: ObjectStore) -> None:
@@ -128,6 +128,7 @@ def test_partitions_are_those_with_a_segment(play: Play) -> None:
         await store.create("source=notes/README.txt", b"hello")
         await store.create("source=notes/shard=00/scores.jsonl.zst", b"hello")
         assert sorted(await sink.partitions()) == sorted([PARTITION, other])
+        assert await sink.chains() == {PARTITION: 5, other: 1}
 
     play(story)
 

@@ -1,12 +1,14 @@
 """The pipeline as the composition root puts it together, over scripted sources and replicas, real ledger and sink."""
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mira_stream.control import retry
@@ -340,6 +342,25 @@ def test_a_pool_stopped_by_wrong_settings_ends_a_single_run(tmp_path: Path) -> N
     _play(story)
 
 
+def test_replicas_without_a_tokenizer_endpoint_hold_up_nothing(tmp_path: Path) -> None:
+    """A proxy that knows `/v1` alone: records near the limit are cut to be safe, and sent."""
+
+    async def story() -> None:
+        text = "\n".join(f"step {n} of many" for n in range(1100))
+        near = msgspec.json.encode({"messages": [{"role": "user", "content": text}]})
+        source = ScriptedSource({A: [Reading(12)]}, line=lambda *_: near)
+        blind = [
+            _replica(name, counts=[Permanent(404, "not found")]) for name in ("http://one", "http://two")
+        ]
+        async with _house(tmp_path, source, *blind, config=CONFIG + "context_tokens = 11264\n") as house:
+            await house.pipeline.run()
+            assert await house.ends() == Counter(scored=12)
+        assert blind[0].counted
+        assert blind[1].counted
+
+    _play(story)
+
+
 def test_a_run_waits_for_replicas_that_come_later(tmp_path: Path) -> None:
     """All are absent at the start: open breakers; then they serve, and everything is scored."""
 
@@ -349,6 +370,34 @@ def test_a_run_waits_for_replicas_that_come_later(tmp_path: Path) -> None:
         async with _house(tmp_path, _lake(claude_cli=5), *late) as house:
             await house.pipeline.run()
             assert await house.ends() == Counter(scored=5)
+
+    _play(story)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_process_that_dies_anywhere_is_completed_by_the_next(tmp_path: Path, seed: int) -> None:
+    """Torn down at any step of the loop, three times over, then run to its end: every record exactly once."""
+    chance = random.Random(seed)
+    objects = {version(f"x{n}"): [Reading(chance.randrange(9))] for n in range(12)}
+    lines = sum(readings[0].lines for readings in objects.values())
+
+    async def story() -> None:
+        store = MemoryStore()
+        for _ in range(3):
+            source = ScriptedSource(dict(objects))
+            async with _house(tmp_path, source, _replica(), _replica("http://two"), store=store) as house:
+                async with asyncio.TaskGroup() as group:
+                    life = group.create_task(house.pipeline.run())
+                    for _ in range(chance.randrange(1500)):
+                        await asyncio.sleep(0)
+                    life.cancel()
+                assert house.account.read == house.account.ended + house.account.in_pipeline
+                await house.published()
+        source = ScriptedSource(dict(objects))
+        async with _house(tmp_path, source, _replica(), _replica("http://two"), store=store) as house:
+            await house.pipeline.run()
+            assert await house.ends() == Counter(scored=lines)
+            assert house.account.in_pipeline == 0
 
     _play(story)
 

@@ -249,6 +249,24 @@ def test_a_first_refusal_is_decided_by_a_canned_record(tmp_path: Path) -> None:
     assert one.asks.count(CANNED) <= 1
 
 
+@pytest.mark.parametrize("trouble", [RESET, Saturated("full", 5.0)])
+def test_a_first_refusal_that_cannot_be_decided_yet_ends_nothing(
+    tmp_path: Path, trouble: MiraStreamError
+) -> None:
+    """The replica fails on the canned record too, for a reason that passes: no pool is stopped, no record blamed."""
+    one = ScriptedReplica(script=[BAD_REQUEST, trouble, BAD_REQUEST, GOOD])
+
+    async def story(pool: Pool) -> None:
+        await pool.offer(0)
+        await one.until(lambda _: len(one.asks) == 2)
+        await pool.lab.account.until(lambda: pool.window == 1)
+        assert pool.control.stopped is None
+        pool.advance(10)
+        await one.until(lambda _: len(one.asks) == 4)
+
+    assert _ends(_play(tmp_path, story, one)) == Counter(refused=1)
+
+
 @pytest.mark.parametrize(
     "error", [BAD_REQUEST, Permanent(401, "who are you"), Permanent(404, "no such model")]
 )
