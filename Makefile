@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test bench lint format constraints clean
+.PHONY: help setup demo test bench docs lint format constraints clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,10 @@ format: setup ## Format the tree
 
 bench: setup ## Measure, and write bench/results/
 	@$(BIN)/python -m bench
+
+docs: setup ## Write the generated pages of docs/reference/
+	@$(BIN)/python -c 'from mira_stream.daemon.config_reference import render_reference as r; print(r(), end="")' > docs/reference/config.md
+	@$(BIN)/python -c 'from mira_stream.telemetry.metrics_reference import render_metrics as r; print(r(), end="")' > docs/reference/metrics.md
 
 constraints: ## Pin what is installed in .venv now (no index address goes in)
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | sort -f > constraints.txt
