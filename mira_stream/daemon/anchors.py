@@ -1,6 +1,7 @@
 """Where rubrics come from: the package's own anchors, or a folder that `anchors.path` names; and the import of others."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -80,6 +81,8 @@ def import_anchors(source: Path, *, group: str, names: Mapping[str, str]) -> Rub
 
 def write_anchors(rubric: Rubric, folder: Path) -> Path:
     """Write `rubric` in our layout under `folder`, where `[anchors] path` finds it; never overwrites."""
+    if not re.fullmatch(r"[a-z]+/[A-Za-z0-9_-]+", rubric.group):
+        raise Refusal(f"{rubric.group} is not a group id", "write family/id, such as agent/A")
     family, _, name = rubric.group.partition("/")
     target = folder / family / f"group_{name}_dim_anchors.jsonl"
     target.parent.mkdir(parents=True, exist_ok=True)

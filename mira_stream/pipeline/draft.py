@@ -125,9 +125,11 @@ def finish_draft(draft: Draft, prompting: Prompting, *, estimator: Estimator) ->
     text, limit = draft.result, prompting.prompt_tokens_max
     tokens = text.counted
     if tokens is None:
-        if zone(text.estimate, limit) is not Zone.UNDER:
-            if not prompting.truncate:
-                return Reason.OVER_LENGTH
+        where = zone(text.estimate, limit)
+        if where is Zone.OVER and not prompting.truncate:
+            return Reason.OVER_LENGTH
+        # Near, not counted and not to be cut: it is sent, and the replica's own count decides.
+        if where is not Zone.UNDER and prompting.truncate:
             draft = _cut_by_estimate(draft, prompting, estimator)
             assert isinstance(draft.result, Text)
             text = draft.result

@@ -15,6 +15,7 @@ from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
 
 _log = structlog.get_logger(__name__)
+_REMIND_SECONDS = 60.0
 _BREAKER_VALUES = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 0.5, BreakerState.OPEN: 1.0}
 
 
@@ -48,7 +49,7 @@ class Watcher:
         self._clock = clock
         self._jitter = jitter
         self._meters = meters
-        self._said: dict[str, str] = {}
+        self._said: dict[str, tuple[str, float]] = {}
         meters.refresh_with(self._refresh)
 
     async def look_first(self) -> None:
@@ -100,8 +101,12 @@ class Watcher:
         if problem is None:
             if self._said.pop(name, None):
                 _log.info("replica is back", replica=name)
-        elif self._said.get(name) != problem:
-            self._said[name] = problem
+            return
+        said, said_at = self._said.get(name, ("", 0.0))
+        now = self._clock()
+        # Again now and then: whoever waits for a run that waits for its replicas must be able to see it.
+        if said != problem or now - said_at >= _REMIND_SECONDS:
+            self._said[name] = (problem, now)
             _log.warning("replica is shut out until it is fit", replica=name, problem=problem)
 
     def _refresh(self) -> None:
