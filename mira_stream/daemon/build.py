@@ -124,14 +124,7 @@ def assemble(
         list_seconds=config.source.list_seconds, open_objects_max=config.source.open_objects_max, once=once
     )
     stages = Stages(
-        discovery=Discovery(
-            adapters.source,
-            adapters.ledger,
-            meters=meters,
-            settings=settings,
-            clock=time.monotonic,
-            wall=time.time,
-        ),
+        discovery=_discovery(adapters, meters, settings),
         reader=Reader(
             adapters.source,
             adapters.ledger,
@@ -161,6 +154,17 @@ def assemble(
     pipeline = Pipeline(adapters.ledger, adapters.sink, stages, account=account)
     pipelines.append(pipeline)
     return pipeline
+
+
+def _discovery(adapters: Adapters, meters: Meters, settings: ReadSettings) -> Discovery:
+    return Discovery(
+        adapters.source,
+        adapters.ledger,
+        meters=meters,
+        settings=settings,
+        clock=time.monotonic,
+        wall=time.time,
+    )
 
 
 def _drain(pipelines: list[Pipeline], *, once: bool) -> None:

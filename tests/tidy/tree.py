@@ -38,7 +38,7 @@ def modules() -> tuple[Module, ...]:
 
 
 @cache
-def tests() -> tuple[Module, ...]:
+def modules_of_tests() -> tuple[Module, ...]:
     """Every module of the tests, by its path below `tests/`."""
     found = []
     for path in sorted((ROOT / "tests").rglob("*.py")):
