@@ -41,7 +41,7 @@ async def _live(daemon: Daemon, config: Config, notifier: Notifier) -> None:
         cancel_seconds=config.service.cancel_seconds,
     )
     async with asyncio.TaskGroup() as group:
-        helpers = [
+        beside = [
             group.create_task(
                 beat(notifier, daemon.meters, daemon.status_line, clock=time.monotonic), name="beat"
             ),
@@ -55,8 +55,8 @@ async def _live(daemon: Daemon, config: Config, notifier: Notifier) -> None:
             _log.error(
                 "the sink did not take what was received in time; it stays in the ledger for the next start"
             )
-        for helper in helpers:
-            helper.cancel()
+        for task in beside:
+            task.cancel()
 
 
 async def _tell_ready(daemon: Daemon, notifier: Notifier) -> None:

@@ -39,17 +39,17 @@ CANNED_RECORD = (
 """A harmless record, written for this project."""
 
 
-class _Job:
+class _Request:
     """A record on its way through the pool, and what has happened to it so far."""
 
-    __slots__ = ("body", "history", "prepared", "reasks", "requests")
+    __slots__ = ("attempts", "body", "history", "prepared", "reasks")
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
         self.body = prepared.body
         self.history = History()
         self.reasks = 0
-        self.requests = 0
+        self.attempts = 0
 
 
 class PoolIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ class Dispatcher:
         self._places = asyncio.Semaphore(control.window.places)
         self._wake = asyncio.Event()
         self._tickets = count()
-        self._jobs: dict[int, _Job] = {}
+        self._requests: dict[int, _Request] = {}
         self._scopes: set[asyncio.Timeout] = set()
         self._sending = 0
         self._closed = False
@@ -123,7 +123,7 @@ class Dispatcher:
             self._places.release()
             raise Closed
         ticket = next(self._tickets)
-        self._jobs[ticket] = _Job(prepared)
+        self._requests[ticket] = _Request(prepared)
         self._shop.account.move(Stage.PREPARING, Stage.WINDOW)
         self.control.offer(Candidate(ticket=ticket, prompt_tokens=prepared.prompt_tokens))
         self._wake.set()
@@ -180,7 +180,7 @@ class Dispatcher:
     def _is_over(self) -> bool:
         if self._draining:
             return self._sending == 0
-        return self._closed and not self._jobs
+        return self._closed and not self._requests
 
     async def _sleep_until(self, wake_at: float | None) -> None:
         delay = None if wake_at is None else max(0.0, wake_at - self._shop.clock())
@@ -208,34 +208,34 @@ class Dispatcher:
 
     def _send(self, group: asyncio.TaskGroup, admitted: Admitted) -> None:
         candidate = admitted.candidate
-        job = self._jobs[candidate.ticket]
-        if not candidate.retry and job.requests == 0:
+        request = self._requests[candidate.ticket]
+        if not candidate.retry and request.attempts == 0:
             self._places.release()
         self._shop.account.move(Stage.WINDOW, Stage.IN_FLIGHT)
         self._sending += 1
-        group.create_task(self._follow(job, admitted), name=f"ask {admitted.permit.replica}")
+        group.create_task(self._follow(request, admitted), name=f"ask {admitted.permit.replica}")
 
-    async def _follow(self, job: _Job, admitted: Admitted) -> None:
+    async def _follow(self, request: _Request, admitted: Admitted) -> None:
         """One request from sending to what comes of it."""
         try:
-            key = job.prepared.subject.key
+            key = request.prepared.subject.key
             if self._shop.committer.under_way.adopted(key):
                 self.control.settle(admitted.permit, None, self._shop.clock())
-                await self._finish(job, admitted, reason=None)
+                await self._finish(request, admitted, reason=None)
                 return
-            await self._ask(job, admitted)
+            await self._ask(request, admitted)
         finally:
             self._sending -= 1
             self._wake.set()
 
-    async def _ask(self, job: _Job, admitted: Admitted) -> None:
+    async def _ask(self, request: _Request, admitted: Admitted) -> None:
         permit, replica = admitted.permit, self.replicas[admitted.permit.replica]
-        job.requests += 1
+        request.attempts += 1
         usage = None
         try:
             async with self._until_cancelled():
                 try:
-                    reply = await replica.ask(job.body, timeout_seconds=self._timeout_seconds(permit))
+                    reply = await replica.ask(request.body, timeout_seconds=self._timeout_seconds(permit))
                     usage = reply.usage
                 finally:
                     self.control.settle(permit, usage, self._shop.clock())
@@ -243,9 +243,9 @@ class Dispatcher:
         except TimeoutError:
             return  # given up at shutdown: the record was not received, so it is read again
         except (Transient, Saturated, Permanent) as error:
-            await self._failed(job, admitted, error)
+            await self._failed(request, admitted, error)
         else:
-            await self._answered(job, admitted, reply)
+            await self._answered(request, admitted, reply)
 
     @asynccontextmanager
     async def _until_cancelled(self) -> AsyncIterator[None]:
@@ -262,23 +262,25 @@ class Dispatcher:
 
     # What comes of a request.
 
-    async def _answered(self, job: _Job, admitted: Admitted, reply: Reply) -> None:
+    async def _answered(self, request: _Request, admitted: Admitted, reply: Reply) -> None:
         self._count_answer(permit_replica=admitted.permit.replica, reply=reply)
-        self._learn(job.prepared, reply)
+        self._learn(request.prepared, reply)
         parsed = parse(reply.text, reply.finish_reason, self.pool.prompting.slots)
         if parsed.complete:
             self._count_scores(parsed)
-            await self._finish(job, admitted, reason=None, reply=reply, parsed=parsed)
-        elif job.reasks < self.pool.reasks_max:
-            if job.reasks == 0:
-                job.body = self.pool.prompting.encoder.encode_reask(job.body)
-            job.reasks += 1
+            await self._finish(request, admitted, reason=None, reply=reply, parsed=parsed)
+        elif request.reasks < self.pool.reasks_max:
+            if request.reasks == 0:
+                request.body = self.pool.prompting.encoder.encode_reask(request.body)
+            request.reasks += 1
             self._shop.meters.add(metrics.POOL_REASKS, 1, (self.pool.group,))
-            self._return(admitted.candidate, job, not_before=0.0, alone=False, retry=False)
+            self._return(admitted.candidate, request, not_before=0.0, alone=False, retry=False)
         else:
-            await self._finish(job, admitted, reason=parsed.reason, reply=reply, parsed=parsed)
+            await self._finish(request, admitted, reason=parsed.reason, reply=reply, parsed=parsed)
 
-    async def _failed(self, job: _Job, admitted: Admitted, error: Transient | Saturated | Permanent) -> None:
+    async def _failed(
+        self, request: _Request, admitted: Admitted, error: Transient | Saturated | Permanent
+    ) -> None:
         name = admitted.permit.replica
         # Before anything is awaited: other requests may end there meanwhile.
         blamed = self.control.blames(admitted.permit)
@@ -291,25 +293,25 @@ class Dispatcher:
             # What the refusal meant cannot be found out now. The replica's own trouble decides: try again later.
             error, answered, blamed = trouble, False, False
         now = self._shop.clock()
-        over = job.prepared.prompt_tokens > self.pool.prompting.prompt_tokens_max
+        over = request.prepared.prompt_tokens > self.pool.prompting.prompt_tokens_max
         fault = classify(error, others_answered=answered, over_length=over)
         self._shop.meters.add(metrics.REPLICA_FAULTS, 1, (name, fault.kind.value))
         self.control.failed(name, fault, now, self._shop.jitter())
         _log.warning("request failed", replica=name, fault=fault.kind, error=fault.message)
         alone = admitted.candidate.alone
-        step = next_step(job.history, fault, replica=name, was_alone=blamed, jitter=self._shop.jitter())
+        step = next_step(request.history, fault, replica=name, was_alone=blamed, jitter=self._shop.jitter())
         match step:
             case GiveUp(reason):
-                await self._finish(job, admitted, reason=reason, refusal=fault.message)
+                await self._finish(request, admitted, reason=reason, refusal=fault.message)
             case StopPool(message):
                 self._stop(f"{name}: {message}")
-                self._return(admitted.candidate, job, not_before=0.0, alone=alone, retry=False)
+                self._return(admitted.candidate, request, not_before=0.0, alone=alone, retry=False)
             case Resend():
-                job.history = step.history
+                request.history = step.history
                 self._shop.meters.add(metrics.POOL_RETRIES, 1, (self.pool.group, fault.kind.value))
                 self._return(
                     admitted.candidate,
-                    job,
+                    request,
                     not_before=now + step.after_seconds,
                     alone=step.alone,
                     retry=step.spends_budget,
@@ -337,7 +339,7 @@ class Dispatcher:
         self._on_stopped()
 
     def _return(
-        self, candidate: Candidate, job: _Job, *, not_before: float, alone: bool, retry: bool
+        self, candidate: Candidate, request: _Request, *, not_before: float, alone: bool, retry: bool
     ) -> None:
         """Back into the window, beside the places for new records."""
         self._shop.account.move(Stage.IN_FLIGHT, Stage.WINDOW)
@@ -345,7 +347,7 @@ class Dispatcher:
             ticket=candidate.ticket,
             prompt_tokens=candidate.prompt_tokens,
             retry=retry,
-            avoid=job.history.avoid,
+            avoid=request.history.avoid,
             alone=alone,
             not_before=not_before,
         )
@@ -353,7 +355,7 @@ class Dispatcher:
 
     async def _finish(
         self,
-        job: _Job,
+        request: _Request,
         admitted: Admitted,
         *,
         reason: Reason | None,
@@ -363,16 +365,16 @@ class Dispatcher:
     ) -> None:
         answer = Answer(
             fingerprints=self.pool.fingerprints,
-            attempts=job.requests,
+            attempts=request.attempts,
             replica=admitted.permit.replica,
             reply=reply,
             parsed=parsed,
             refusal=refusal,
         )
-        subject = job.prepared.subject
+        subject = request.prepared.subject
         received = self._shop.rows.answered(subject, answer, reason)
         await self._shop.committer.finish(received, source=subject.source, stage=Stage.IN_FLIGHT)
-        del self._jobs[admitted.candidate.ticket]
+        del self._requests[admitted.candidate.ticket]
 
     # Telemetry.
 

@@ -14,7 +14,7 @@ class Kind(StrEnum):
     HISTOGRAM = "histogram"
 
 
-class Metric(msgspec.Struct, frozen=True):
+class Metric(msgspec.Struct, frozen=True, eq=False):
     """One declared metric; `buckets` are upper bounds, for histograms."""
 
     name: str

@@ -2,10 +2,12 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ import zstandard
 CLI = (sys.executable, "-c", "from mira_stream.cli import main; main()")
 START_SECONDS = 20.0
 RUN_SECONDS = 45.0
+POLL_SECONDS = 0.02
 NOWHERE = "http://127.0.0.1:9"
 """A replica for runs that end before any replica is asked."""
 
@@ -30,17 +33,32 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def cli(*arguments: str, seconds: float = RUN_SECONDS) -> Ended:
-    """Run one command to its end."""
-    done = subprocess.run(
-        (*CLI, *arguments), capture_output=True, text=True, timeout=seconds, check=False, env=environment()
-    )
+def cli(*arguments: str, seconds: float = RUN_SECONDS, extra: Mapping[str, str] | None = None) -> Ended:
+    """Run one command to its end, with `extra` in its environment."""
+    command, env = (*CLI, *arguments), environment(extra)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=env)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def environment() -> dict[str, str]:
-    """This process's, without what would change a run."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("MIRA_STREAM_")}
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's, without what would change a run, and with `extra`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MIRA_STREAM_")}
+    return inherited | dict(extra or {})
+
+
+def until(holds: Callable[[], bool], what: str, *, seconds: float = START_SECONDS) -> None:
+    """Wait for something that other processes do; fails with `what` if it does not come about in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"in {seconds:g} s it did not happen that {what}"
+        time.sleep(POLL_SECONDS)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -70,7 +88,7 @@ def line_with(process: subprocess.Popen[str], stream: str, words: str) -> str:
                 return str(line)
     finally:
         watchdog.cancel()
-    raise AssertionError(f"{process.args} ended, or was silent, without saying {words!r}")
+    raise AssertionError(f"{process.args!r} ended, or was silent, without saying {words!r}")
 
 
 @contextmanager
@@ -116,13 +134,13 @@ class Lab:
             lines += _section("[[pool]]", {"group": "agent/A", "replicas": urls, "sources": ["*"]} | pool)
         self.config.write_text("\n".join(lines) + "\n", "utf-8")
 
-    def command(self, name: str, *arguments: str) -> Ended:
+    def command(self, name: str, *arguments: str, extra: Mapping[str, str] | None = None) -> Ended:
         """`mira-stream <name> --config … <arguments>`, to its end."""
-        return cli(name, "--config", str(self.config), *arguments)
+        return cli(name, "--config", str(self.config), *arguments, extra=extra)
 
-    def run_once(self) -> Ended:
+    def run_once(self, *, extra: Mapping[str, str] | None = None) -> Ended:
         """`run --once`."""
-        return self.command("run", "--once")
+        return self.command("run", "--once", extra=extra)
 
     def scored(self) -> list[Row]:
         """The rows after a `run --once` that must end well and an audit that must be clean."""
@@ -132,22 +150,31 @@ class Lab:
 
     def audited(self) -> list[Row]:
         """The rows, once `verify --strict` has called them complete and has counted as many."""
-        audit = self.command("verify", "--strict", "--json")
-        assert audit.code == 0, audit.stdout + audit.stderr
-        found = json.loads(audit.stdout)
-        rows = self.rows()
-        assert found["found"] == {}
-        assert found["pending"] == 0
+        found, rows = self.audit(), self.rows()
         assert found["rows"] == found["source_lines"] == len(rows)
         return rows
+
+    def audit(self) -> Row:
+        """What `verify --strict` found, which must be nothing wrong and nothing pending."""
+        audit = self.command("verify", "--strict", "--json")
+        assert audit.code == 0, audit.stdout + audit.stderr
+        found: Row = json.loads(audit.stdout)
+        assert found["found"] == {}
+        assert found["pending"] == 0
+        return found
 
     def rows(self) -> list[Row]:
         """All rows of the sink, read as any user would."""
         rows: list[Row] = []
-        for segment in sorted(self.scores.glob("source=*/shard=*/*.jsonl.zst")):
-            data = zstandard.ZstdDecompressor().decompressobj().decompress(segment.read_bytes())
+        for _, segment in self.segments():
+            data = zstandard.ZstdDecompressor().decompressobj().decompress(segment)
             rows += map(json.loads, data.splitlines())
         return rows
+
+    def segments(self) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of the published files, in order."""
+        for segment in sorted(self.scores.glob("source=*/shard=*/*.jsonl.zst")):
+            yield segment.relative_to(self.scores).as_posix(), segment.read_bytes()
 
 
 def _section(head: str, keys: Row) -> list[str]:

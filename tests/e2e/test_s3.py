@@ -1,0 +1,121 @@
+"""The same job on an S3 server, source and sink: nothing is lost, and a store that breaks its word is refused."""
+
+import gzip
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from tests.e2e.daemon import Daemon, running
+from tests.e2e.harness import Lab, Row, conversation, replicas
+from tests.e2e.simulators import Simulator
+from tests.fakes.s3_server import S3Lake, s3_lake
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Lake]:
+    """One server for all tests; the environment has credentials for it."""
+    with s3_lake() as lake:
+        yield lake
+
+
+class Bucket(Lab):
+    """A lab whose lake and scores are prefixes of a bucket; its configuration stays in a folder."""
+
+    def __init__(self, folder: Path, s3: S3Lake) -> None:
+        super().__init__(folder)
+        self.s3 = s3
+        self.name = s3.new_bucket()
+
+    def land(self, key: str, data: bytes) -> None:
+        self.s3.put(self.name, f"raw/{key}", data)
+
+    def configure_s3(
+        self, urls: list[str], *, endpoints: Mapping[str, str] | None = None, **sections: Any
+    ) -> None:
+        """As `configure`, with both ends in the bucket; `endpoints` are other ones for `source` or `sink`."""
+        for end, prefix in (("source", "raw"), ("sink", "scores")):
+            endpoint = (endpoints or {}).get(end, self.s3.settings.endpoint)
+            sections[end] = {"uri": f"s3://{self.name}/{prefix}"} | sections.get(end, {})
+            sections[f"{end}.store"] = {"endpoint": endpoint, "region": "us-east-1", "allow_http": True}
+        self.configure(urls, **sections)
+
+    def segments(self) -> Iterator[tuple[str, bytes]]:
+        listed = self.s3.client.list_objects_v2(Bucket=self.name, Prefix="scores/source=").get("Contents", [])
+        for key in (entry["Key"] for entry in listed):
+            yield key, self.s3.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, s3: S3Lake) -> Bucket:
+    """A new bucket."""
+    return Bucket(tmp_path, s3)
+
+
+def records(name: str, count: int) -> bytes:
+    """Lines that can be scored."""
+    return b"".join(conversation(f"Fix {name} number {number}.") for number in range(count))
+
+
+def ends(rows: list[Row]) -> Counter[str]:
+    """How many records ended how."""
+    return Counter(row["reason"] or row["outcome"] for row in rows)
+
+
+def test_a_bucket_is_scored_and_audited(bucket: Bucket) -> None:
+    """Plain, zstd and gzip objects, one of them torn, and odd keys, from one prefix into another; once."""
+    zst, gz = zstandard.compress(records("zst", 5)), gzip.compress(records("gz", 5))
+    bucket.land("plain/a.jsonl", records("plain", 5))
+    bucket.land("plain/ö = %41+&?.jsonl.zst", zst)
+    bucket.land("packed/a.jsonl.gz", gz)
+    bucket.land("packed/torn.jsonl.zst", zst + zst[:-3])
+    bucket.land("packed/README.md", b"not an object\n")
+    with replicas() as urls:
+        bucket.configure_s3(urls)
+        rows = bucket.scored()
+        assert ends(rows) == {"scored": 20, "truncated": 1}
+        assert bucket.scored() == rows
+
+
+def test_following_a_bucket(bucket: Bucket) -> None:
+    """Objects that land while the daemon runs, in any order of keys, are scored; the second start does nothing again."""
+    with Simulator(bucket.folder / "requests.log").start() as sim:
+        bucket.configure_s3(
+            [sim.url], source={"full_list_seconds": 0.3}, sink={"roll_seconds": 0.1}, log={"level": "info"}
+        )
+        with running(bucket) as daemon:
+            daemon.until(lambda status: status["state"] == "running", "it runs")
+            for count, key in enumerate(("m/m.jsonl", "z/z.jsonl", "a/a.jsonl"), 1):
+                bucket.land(key, records(key, 2))
+                daemon.until_scored(2 * count)
+            assert daemon.terminate() == 0
+        bucket.land("b/b.jsonl", records("b", 2))
+        rows = bucket.scored()
+        assert ends(rows) == {"scored": 8}
+        assert len(sim.requests()) == 8
+
+
+def big(name: str) -> bytes:
+    """An object of several range reads: more records than are read ahead, of 64 KiB each."""
+
+    def noise(number: int) -> str:
+        return "".join(hashlib.blake2b(f"{name}{number}{part}".encode()).hexdigest() for part in range(512))
+
+    return b"".join(
+        conversation(f"Fix the {name} of service {number}: {noise(number)}") for number in range(240)
+    )
+
+
+def until_read_ahead_is_full(daemon: Daemon) -> None:
+    """Wait until the daemon has read all it reads while no replica is there."""
+    seen = [-1]
+
+    def at_rest(status: Row) -> bool:
+        seen.append(status["read"])
+        return status["read"] > 60 and len(set(seen[-20:])) == 1
+
+    daemon.until(at_rest, "reading pauses because nothing is sent")
