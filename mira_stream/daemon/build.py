@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from mira_stream.control.admission import PoolControl
+from mira_stream.control.health import BreakerState
 from mira_stream.core.errors import MiraStreamError
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.tokens import Estimator
@@ -207,7 +208,8 @@ def _entry(plan: PoolPlan, dispatcher: Dispatcher) -> PoolEntry:
         """Ask the first replica that is able to say; None if none is well."""
         trouble: MiraStreamError | None = None
         for snapshot in dispatcher.snapshot():
-            if snapshot.breaker == "closed":
+            # A half-open one has passed a look, and is closed only by a record: those that wait here may be all there are.
+            if snapshot.breaker is not BreakerState.OPEN:
                 try:
                     return await dispatcher.replicas[snapshot.name].count(body)
                 except MiraStreamError as error:

@@ -52,6 +52,16 @@ class Daemon:
         """Wait until so many records are scored and published."""
         self.until(lambda status: status["outcomes"]["scored"] == records, f"{records} records are scored")
 
+    def until_read_ahead_is_full(self) -> None:
+        """Wait until it has read all that it reads while no replica is there."""
+        seen: list[int] = []
+
+        def at_rest(status: Row) -> bool:
+            seen.append(status["read"])
+            return seen[-1] > 60 and len(seen) > 20 and len(set(seen[-20:])) == 1
+
+        self.until(at_rest, "reading pauses because nothing is sent")
+
     def events(self) -> list[Row]:
         """What it logged so far."""
         return [json.loads(line) for line in self.log.read_text("utf-8").splitlines() if line[:1] == "{"]

@@ -11,7 +11,10 @@ from typing import NamedTuple
 import pytest
 import zstandard
 
+from tests.e2e.daemon import running
 from tests.e2e.harness import Lab, Row, conversation, replicas
+from tests.e2e.overwriting import EAGER, assert_overwritten, big
+from tests.e2e.simulators import Simulator
 
 LINE_BYTES_MAX = 1 << 20
 WINDOW_LOG_MAX = 20
@@ -255,3 +258,18 @@ def test_a_source_without_a_pool(urls: list[str], tmp_path: Path) -> None:
     lab.configure(urls, pools=[{"sources": ["known"]}])
     found = sorted((row["source"], row["outcome"], row["reason"]) for row in lab.scored())
     assert found == [("known", *SCORED), *[("stranger", "skipped", "no_pool")] * 2]
+
+
+def test_a_file_overwritten_while_it_is_read(tmp_path: Path) -> None:
+    """A file that is written over in place, and is shorter then, ends where that is found; its new content is refused."""
+    lab = Lab(tmp_path)
+    lab.land("known/big.jsonl", big("first"))
+    lab.land("known/other.jsonl", good("other", 0) + good("other", 1))
+    with Simulator(tmp_path / "requests.log") as sim:
+        lab.configure([sim.future_url], admission=EAGER, log={"level": "info"})
+        with running(lab, "--once") as daemon:
+            daemon.until_read_ahead_is_full()
+            (lab.lake / "known/big.jsonl").write_bytes(good("second", 0))
+            sim.start()
+            assert daemon.wait() == 0
+        assert_overwritten(lab, "known/big.jsonl", others=2)

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,7 @@ def test_wrong_sampling_settings_stop_the_pool_and_lose_nothing(lab: Lab) -> Non
             assert seen.read == seen.accounted > 0
             assert daemon.terminate() == 1
         assert lab.rows() == []
-    with replicas() as urls:
+    with replicas(count=1) as urls:
         lab.configure(urls)
         assert ends(lab.scored()) == {"scored": RECORDS}
 
@@ -130,6 +131,23 @@ def test_a_replica_goes_and_comes_back(lab: Lab) -> None:
     rows = lab.audited()
     assert ends(rows) == {"scored": RECORDS}
     assert max(row["attempts"] for row in rows) > 1
+
+
+def test_long_records_alone_do_not_keep_a_late_replica_waiting(tmp_path: Path) -> None:
+    """Records near the context wait for an exact count: the replica that comes late is asked, though none was sent yet."""
+    lab = Lab(tmp_path)
+    noise = "".join(blake2b(b"%d" % part).hexdigest() for part in range(512))
+    lab.land("known/long.jsonl", b"".join(conversation(f"{number} {noise}") for number in range(8)))
+    with Simulator(tmp_path / "requests.log") as sim:
+        lab.configure([sim.future_url], admission=QUICK, log={"level": "info"})
+        with running(lab, "--once") as daemon:
+            daemon.until(
+                lambda status: status["in_pipeline"]["preparing"] == 8, "all of them wait for a count"
+            )
+            assert daemon.status()["in_pipeline"]["window"] == 0
+            sim.start()
+            assert daemon.wait() == 0
+    assert ends(lab.audited()) == {"scored": 8}
 
 
 def test_poison_is_found_and_only_poison(lab: Lab) -> None:

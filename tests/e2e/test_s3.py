@@ -1,7 +1,7 @@
 """The same job on an S3 server, source and sink: nothing is lost, and a store that breaks its word is refused."""
 
 import gzip
-import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import zstandard
 
-from tests.e2e.daemon import Daemon, running
-from tests.e2e.harness import Lab, Row, conversation, replicas
+from tests.e2e.daemon import running
+from tests.e2e.harness import NOWHERE, Lab, Row, conversation, replicas
+from tests.e2e.overwriting import EAGER, assert_overwritten, big
+from tests.e2e.proxy import proxy
 from tests.e2e.simulators import Simulator
 from tests.fakes.s3_server import S3Lake, s3_lake
 
@@ -74,7 +76,7 @@ def test_a_bucket_is_scored_and_audited(bucket: Bucket) -> None:
     bucket.land("packed/a.jsonl.gz", gz)
     bucket.land("packed/torn.jsonl.zst", zst + zst[:-3])
     bucket.land("packed/README.md", b"not an object\n")
-    with replicas() as urls:
+    with replicas(count=1) as urls:
         bucket.configure_s3(urls)
         rows = bucket.scored()
         assert ends(rows) == {"scored": 20, "truncated": 1}
@@ -99,23 +101,41 @@ def test_following_a_bucket(bucket: Bucket) -> None:
         assert len(sim.requests()) == 8
 
 
-def big(name: str) -> bytes:
-    """An object of several range reads: more records than are read ahead, of 64 KiB each."""
+def test_an_object_overwritten_while_it_is_read(bucket: Bucket) -> None:
+    """What was read of the first version is scored, a dead letter says where it ended, the second is refused in a row."""
+    bucket.land("known/big.jsonl", big("first"))
+    bucket.land("known/other.jsonl", records("other", 3))
+    with Simulator(bucket.folder / "requests.log") as sim:
+        bucket.configure_s3([sim.future_url], admission=EAGER, log={"level": "info"})
+        with running(bucket, "--once") as daemon:
+            daemon.until_read_ahead_is_full()
+            bucket.land("known/big.jsonl", big("second"))
+            sim.start()
+            assert daemon.wait() == 0
+        assert_overwritten(bucket, "known/big.jsonl", others=3)
 
-    def noise(number: int) -> str:
-        return "".join(hashlib.blake2b(f"{name}{number}{part}".encode()).hexdigest() for part in range(512))
 
-    return b"".join(
-        conversation(f"Fix the {name} of service {number}: {noise(number)}") for number in range(240)
-    )
-
-
-def until_read_ahead_is_full(daemon: Daemon) -> None:
-    """Wait until the daemon has read all it reads while no replica is there."""
-    seen = [-1]
-
-    def at_rest(status: Row) -> bool:
-        seen.append(status["read"])
-        return status["read"] > 60 and len(set(seen[-20:])) == 1
-
-    daemon.until(at_rest, "reading pauses because nothing is sent")
+@pytest.mark.parametrize(
+    ("end", "header", "words"),
+    [
+        ("sink", "If-None-Match", ("ignores create-if-absent", "→ exactly-once needs it")),
+        (
+            "source",
+            "If-Match",
+            ("ignores If-Match", "→ an object overwritten while it is read would be mixed"),
+        ),
+    ],
+)
+def test_a_store_that_ignores_conditions(
+    bucket: Bucket, end: str, header: str, words: tuple[str, str]
+) -> None:
+    """A store that would replace a segment, or mix two versions of an object, is refused before anything is scored."""
+    bucket.land("known/a.jsonl", records("a", 3))
+    with proxy(bucket.s3.settings.endpoint or "", leave_out=[header]) as (endpoint, _):
+        bucket.configure_s3([NOWHERE], endpoints={end: endpoint})
+        run, check = bucket.run_once(), bucket.command("check")
+    assert run.code == 2, run
+    assert [word for word in words if word not in run.stderr] == [], run.stderr
+    assert check.code == 1, check
+    assert re.search(rf"^failed +stores: .*{words[0]}", check.stdout, re.MULTILINE), check.stdout
+    assert bucket.rows() == []
