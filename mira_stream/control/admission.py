@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from mira_stream.control.capacity import CapacityOrigin
 from mira_stream.control.health import BreakerState
 from mira_stream.control.lane import Lane
 from mira_stream.control.permits import Permit
@@ -16,6 +17,7 @@ from mira_stream.core.usage import Load, Usage
 _ANSWERED_SECONDS = 60.0
 _BEST_FIT_BELOW = 3 * 65_536
 _SATURATION_SECONDS = 1.0
+_PREFILL_PATIENCE = 3.0
 _MEAN_WEIGHT = 0.02
 
 
@@ -49,8 +51,18 @@ class ReplicaSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     requests_limit: int
     reserved_tokens: int
     reserved_tokens_limit: int
+    capacity_tokens: int
+    capacity_origin: CapacityOrigin
+    capacity_share: float
     unprefilled_tokens: int
     unprefilled_tokens_limit: int
+    predicted_unprefilled_tokens: int
+    prefill_tokens_per_second: float
+    foreign_requests: int
+    cached_ratio: float | None
+    telemetry_age_seconds: float | None
+    stale: bool
+    leaving: bool
     load: Load | None
 
 
@@ -72,6 +84,7 @@ class PoolControl:
         assert len(set(replicas)) == len(replicas), "a replica is named twice"
         self._settings = settings
         self._lanes = {name: Lane(name, settings) for name in replicas}
+        self._now = 0.0
         self._budget = RetryBudget(settings)
         self._output_tokens = float(settings.output_tokens)
         self._reply_tokens = settings.output_tokens
@@ -91,6 +104,7 @@ class PoolControl:
 
     def decide(self, now: float) -> Decision:
         """Send one record, or say why none can be sent. Call again until it defers."""
+        self._tick(now)
         if self.stopped is not None:
             return Deferred(LimitingFactor.BREAKER)
         if len(self.window) == 0:
@@ -106,27 +120,60 @@ class PoolControl:
             if lane is not None:
                 self._count_passed_over(sendable, candidate)
                 return self._admit(candidate, lane, now)
+        for lane in lanes:
+            lane.limited_by(self._factor(lane, sendable, now), now)
         return Deferred(self._why_refused(sendable, lanes), self._wake_at(now))
 
     def settle(self, permit: Permit, usage: Usage | None, now: float) -> None:
         """The request of `permit` has ended; `usage` if it was answered."""
-        self._lanes[permit.replica].settle(permit, answered=usage is not None, now=now)
+        self._lanes[permit.replica].settle(permit, usage, now)
         if usage is not None:
             self._output_tokens += _MEAN_WEIGHT * (usage.completion_tokens - self._output_tokens)
             self._reply_tokens = round(self._output_tokens)
             self._budget.earn(usage.prompt_tokens + usage.completion_tokens, now)
 
+    def started(self, permit: Permit) -> None:
+        """The first token of its reply has come: its prompt is prefilled. What has ended meanwhile is let be."""
+        self._lanes[permit.replica].holdings.started(permit)
+
+    # Replicas that come and go.
+
+    def add(self, replica: str) -> None:
+        """Another replica, or one that was leaving and stays after all."""
+        lane = self._lanes.setdefault(replica, Lane(replica, self._settings))
+        lane.leaving = False
+
+    def leave(self, replica: str) -> None:
+        """Send nothing more there; `left` tells when its last request has ended."""
+        self._lanes[replica].leaving = True
+
+    def left(self, replica: str) -> bool:
+        """Whether a replica that leaves holds nothing any more; if so it is forgotten."""
+        lane = self._lanes[replica]
+        if not lane.leaving or len(lane.holdings) > 0:
+            return False
+        del self._lanes[replica]
+        return True
+
     # What is learned about replicas.
 
-    def observe(self, replica: str, load: Load, asked_at: float) -> None:
+    def observe(self, replica: str, load: Load, asked_at: float, now: float) -> None:
         """A look at the replica's metrics; `asked_at` is when it was asked for: what was sent later is not in it."""
-        lane = self._lanes[replica]
-        if lane.capacity.observe(load):
-            lane.holdings.looked(asked_at, waiting=load.waiting)
+        lane = self._lanes.get(replica)
+        if lane is not None:
+            lane.observe(load, asked_at, now, output_tokens=self._output_tokens)
+
+    def wants_look(self, replica: str) -> bool:
+        """Whether a fresh look at it might let the next record go."""
+        lane = self._lanes.get(replica)
+        return lane is not None and lane.wants_look
 
     def failed(self, replica: str, fault: Fault, now: float, jitter: float) -> None:
         """A request there failed (its permit is settled separately)."""
-        breaker = self._lanes[replica].breaker
+        lane = self._lanes.get(replica)
+        if lane is None:
+            return  # it has left
+        breaker = lane.breaker
         if fault.kind is FaultKind.SATURATION:
             pause = fault.retry_after_seconds
             breaker.saturated(
@@ -137,28 +184,35 @@ class PoolControl:
 
     def shut_out(self, replica: str, now: float, jitter: float) -> None:
         """Send nothing there until a probe goes well: it is absent, or not what the configuration says."""
-        self._lanes[replica].breaker.open(now, jitter)
+        if (lane := self._lanes.get(replica)) is not None:
+            lane.breaker.open(now, jitter)
 
     def probes_due(self, now: float) -> list[str]:
         """Replicas that somebody should look at again (`/v1/models`)."""
-        return [name for name, lane in self._lanes.items() if lane.breaker.probe_due(now)]
+        return [
+            name for name, lane in self._lanes.items() if not lane.leaving and lane.breaker.probe_due(now)
+        ]
 
     def probed(self, replica: str, now: float, jitter: float, *, ok: bool) -> None:
         """The result of such a look."""
-        self._lanes[replica].breaker.probed(now, jitter, ok=ok)
+        if (lane := self._lanes.get(replica)) is not None:
+            lane.breaker.probed(now, jitter, ok=ok)
 
     def others_answered(self, replica: str, now: float) -> bool:
         """Whether the replica answered a record of this pool within the last minute."""
-        answered_at = self._lanes[replica].answered_at
+        lane = self._lanes.get(replica)
+        answered_at = lane.answered_at if lane is not None else None
         return answered_at is not None and now - answered_at <= _ANSWERED_SECONDS
 
     def proved(self, replica: str, now: float) -> None:
         """The replica answered a canned record: failures of others from now on are not explained by its state."""
-        self._lanes[replica].proved(now)
+        if (lane := self._lanes.get(replica)) is not None:
+            lane.proved(now)
 
     def blames(self, permit: Permit) -> bool:
         """Whether the failure of this request, settled just now, points at its record and not at the replica."""
-        return self._lanes[permit.replica].blames(permit.ticket)
+        lane = self._lanes.get(permit.replica)
+        return lane is not None and lane.blames(permit.ticket)
 
     def stop(self, message: str) -> None:
         """A configuration fault: send nothing more. The first message stays."""
@@ -168,9 +222,8 @@ class PoolControl:
 
     def timeout_seconds(self, permit: Permit, max_tokens: int) -> float:
         """After which time a request counts as failed: by predicted work, since healthy ones may take minutes."""
-        prefill = (
-            self._lanes[permit.replica].holdings.unprefilled_tokens / self._settings.prefill_tokens_per_second
-        )
+        lane = self._lanes[permit.replica]
+        prefill = _PREFILL_PATIENCE * lane.holdings.unprefilled_tokens / lane.prefill.tokens_per_second
         decode = max_tokens / self._settings.decode_tokens_per_second
         return self._settings.timeout_seconds_min + prefill + decode
 
@@ -184,6 +237,7 @@ class PoolControl:
 
     def snapshot(self, now: float) -> list[ReplicaSnapshot]:
         """All replicas, as of now."""
+        self._tick(now)
         sendable = self._sendable(now)
         return [self._snapshot(lane, sendable, now) for lane in self._lanes.values()]
 
@@ -219,11 +273,11 @@ class PoolControl:
         usable = _usable(kept, lanes)
         if before is not None and before.ticket == kept.ticket and before.lane in usable:
             return before
-        return _Kept(kept.ticket, _least_drain(kept, usable))
+        return _Kept(kept.ticket, self._least_drain(kept, usable))
 
     def _due(self, sendable: list[Candidate]) -> list[Candidate]:
         """Records that a replica must be kept free for: passed over too often, or fitting only where nothing else is."""
-        limit = max(lane.capacity.limit_tokens for lane in self._lanes.values())
+        limit = max(lane.limit_tokens(self._now) for lane in self._lanes.values())
         limit = min(limit, self._settings.batched_tokens_max + self._reply_tokens)
         return [
             one
@@ -235,7 +289,7 @@ class PoolControl:
     def _ordered(self, sendable: list[Candidate], lanes: list[Lane]) -> list[Candidate]:
         """Best fit (longest first) while room is scarce, else in order; one that a replica is kept for comes first."""
         order = sendable
-        if max(lane.room_tokens for lane in lanes) < _BEST_FIT_BELOW:
+        if max(lane.room_tokens(self._now) for lane in lanes) < _BEST_FIT_BELOW:
             order = sorted(sendable, key=lambda one: -one.prompt_tokens)  # stable: equal ones stay in order
         if self._kept is None:
             return order
@@ -244,7 +298,7 @@ class PoolControl:
 
     def _fitting(self, order: list[Candidate], lanes: list[Lane]) -> list[Candidate]:
         """Leaves out what fits nowhere by its size alone: a quick look that spares most of the exact ones."""
-        rooms = [lane.room for lane in lanes]
+        rooms = [lane.room(self._now) for lane in lanes]
         reply_tokens = self._reply_tokens
         fitting = []
         for candidate in order:
@@ -263,9 +317,9 @@ class PoolControl:
             lane
             for lane in _usable(candidate, lanes)
             if lane is not kept_free
-            and lane.refusal(candidate.prompt_tokens, need, alone=candidate.alone) is None
+            and lane.refusal(candidate.prompt_tokens, need, self._now, alone=candidate.alone) is None
         ]
-        return _least_drain(candidate, admitting) if admitting else None
+        return self._least_drain(candidate, admitting) if admitting else None
 
     def _count_passed_over(self, sendable: list[Candidate], sent: Candidate) -> None:
         for earlier in sendable:
@@ -293,18 +347,33 @@ class PoolControl:
         """What keeps the record that should go next from the replica it should go to."""
         ticket = self._kept.ticket if self._kept is not None else sendable[0].ticket
         head = next(candidate for candidate in sendable if candidate.ticket == ticket)
-        lane = _least_drain(head, _usable(head, lanes))
+        lane = self._least_drain(head, _usable(head, lanes))
         factor = self._refusal(head, lane)
         assert factor is not None, f"{head} was refused by nothing at {lane!r}"
         return factor
 
     def _refusal(self, candidate: Candidate, lane: Lane) -> LimitingFactor | None:
-        return lane.refusal(candidate.prompt_tokens, self.need_tokens(candidate), alone=candidate.alone)
+        need = self.need_tokens(candidate)
+        return lane.refusal(candidate.prompt_tokens, need, self._now, alone=candidate.alone)
+
+    def _least_drain(self, candidate: Candidate, lanes: list[Lane]) -> Lane:
+        return min(
+            lanes, key=lambda lane: (lane.drain_seconds(candidate.prompt_tokens, self._now), lane.name)
+        )
+
+    def _tick(self, now: float) -> None:
+        self._now = now
+        for lane in self._lanes.values():
+            lane.tick(now)
 
     def _wake_at(self, now: float) -> float | None:
-        """The next moment at which time alone changes something: a pause ends, or the budget covers a retry."""
+        """The next moment at which time alone changes something: a pause ends, the budget covers a retry, a prompt
+        is predicted to be prefilled, or taken to be."""
         times = [one.not_before for one in self.window if one.not_before > now]
-        times += [at for lane in self._lanes.values() if (at := lane.breaker.wake_at(now)) is not None]
+        for lane in self._lanes.values():
+            times += [at for at in (lane.breaker.wake_at(now), lane.drain_wake_at(now)) if at is not None]
+            if (at := lane.opens_at(now)) > now:
+                times.append(at)
         retries = (one for one in self.window if one.retry and one.not_before <= now)
         ready = (self._budget.ready_at(self.need_tokens(one), now) for one in retries)
         times += [at for at in ready if at > now][:1]  # those behind the first one wait for it
@@ -318,10 +387,20 @@ class PoolControl:
             requests=len(lane.holdings),
             requests_limit=self._settings.requests_max,
             reserved_tokens=lane.holdings.tokens,
-            reserved_tokens_limit=lane.capacity.limit_tokens,
+            reserved_tokens_limit=lane.limit_tokens(now),
+            capacity_tokens=lane.capacity.tokens,
+            capacity_origin=lane.capacity.origin,
+            capacity_share=lane.capacity.share,
             unprefilled_tokens=lane.holdings.unprefilled_tokens,
-            unprefilled_tokens_limit=self._settings.batched_tokens_max,
-            load=lane.capacity.load,
+            unprefilled_tokens_limit=lane.batched_tokens_max,
+            predicted_unprefilled_tokens=round(lane.prefill.tokens(now)),
+            prefill_tokens_per_second=lane.prefill.tokens_per_second,
+            foreign_requests=lane.looks.foreign_requests,
+            cached_ratio=lane.cached_ratio,
+            telemetry_age_seconds=lane.looks.age_seconds(now),
+            stale=lane.is_stale(now),
+            leaving=lane.leaving,
+            load=lane.looks.load,
         )
 
     def _factor(self, lane: Lane, sendable: list[Candidate], now: float) -> LimitingFactor | None:
@@ -342,7 +421,3 @@ def _usable(candidate: Candidate, lanes: list[Lane]) -> list[Lane]:
     if not candidate.avoid:
         return lanes
     return [lane for lane in lanes if lane.name not in candidate.avoid] or lanes
-
-
-def _least_drain(candidate: Candidate, lanes: list[Lane]) -> Lane:
-    return min(lanes, key=lambda lane: (lane.drain_seconds(candidate.prompt_tokens), lane.name))

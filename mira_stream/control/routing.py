@@ -4,7 +4,7 @@ _FULLEST = 0.98
 
 
 def drain_seconds(
-    *, unprefilled_tokens: int, prompt_tokens: int, prefill_tokens_per_second: float, filled_share: float
+    *, unprefilled_tokens: float, prompt_tokens: int, prefill_tokens_per_second: float, filled_share: float
 ) -> float:
     """How long until a prompt sent now is worked off: its prefill behind what waits, and a term that grows without
     bound as the KV cache fills, in seconds of decoding that others feel."""

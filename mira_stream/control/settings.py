@@ -10,8 +10,9 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`[admission]` of the configuration. Token counts are per replica (engine) unless said otherwise."""
 
     kv_tokens: Annotated[
-        int, Meta(ge=1024, description="Tokens a replica's KV cache holds; the default is the card's floor.")
-    ] = 262_144
+        Annotated[int, Meta(ge=1024)] | None,
+        Meta(description="Tokens a replica's KV cache holds; default: learned from the engine."),
+    ] = None
     batched_tokens_max: Annotated[
         int, Meta(ge=1024, description="Tokens sent and not yet prefilled, per engine; never exceeded.")
     ] = 131_072
@@ -26,7 +27,7 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, description="Tokens a reply is expected to have until replies were seen.")
     ] = 700
     prefill_tokens_per_second: Annotated[
-        float, Meta(gt=0, description="Prefill rate assumed for routing and time-outs.")
+        float, Meta(gt=0, description="Prefill rate assumed until the engine's is known.")
     ] = 20_000.0
     decode_tokens_per_second: Annotated[
         float, Meta(gt=0, description="Decode rate of one request on a full replica, for time-outs.")
@@ -37,6 +38,9 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
     scrape_seconds: Annotated[
         float, Meta(gt=0, description="Pause between two looks at a replica's metrics.")
     ] = 1.0
+    scrape_seconds_min: Annotated[
+        float, Meta(gt=0, description="The same where only a fresh look can let the next record go.")
+    ] = 0.2
     breaker_failures: Annotated[
         int, Meta(ge=1, description="Failures in a row that open a replica's breaker.")
     ] = 3

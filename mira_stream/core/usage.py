@@ -31,7 +31,8 @@ class ServedModel(msgspec.Struct, frozen=True):
 class Load(msgspec.Struct, frozen=True):
     """One look at a replica's `/metrics`: counts and counters are sums over its engines, usage is their mean.
 
-    None where the server does not export the metric. Ratios are 0…1, times are seconds.
+    None where the server does not export the metric. Ratios are 0…1, times are seconds. `prefilled_tokens` are those of
+    the requests whose prefill took `prefill_seconds`; `kv_tokens` is what the server says its cache holds.
     """
 
     running: int
@@ -44,6 +45,8 @@ class Load(msgspec.Struct, frozen=True):
     prefix_cache_queries: float | None = None
     prefix_cache_hits: float | None = None
     prefill_seconds: float | None = None
+    prefilled_tokens: float | None = None
     process_start_seconds: float | None = None
     blocks: int | None = None
+    kv_tokens: int | None = None
     engines: int = 1

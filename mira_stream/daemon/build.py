@@ -244,7 +244,7 @@ def _watcher(plan: PoolPlan, dispatcher: Dispatcher, config: Config, meters: Met
     return Watcher(
         dispatcher,
         context_tokens=plan.prompting.context_tokens,
-        scrape_seconds=config.admission.scrape_seconds,
+        settings=config.admission,
         clock=time.monotonic,
         jitter=random.random,
         meters=meters,

@@ -96,12 +96,13 @@ class Dispatcher:
     ) -> None:
         self.pool = pool
         self.control = control
-        self.replicas = replicas
+        self.replicas = dict(replicas)
         self.factor: LimitingFactor | None = LimitingFactor.SOURCE_STARVED
         self._shop = workplace
         self._learn = learn
         self._on_stopped = on_stopped
         self._proofs = {name: asyncio.Lock() for name in replicas}
+        self._looks = {name: asyncio.Event() for name in replicas}
         self._places = asyncio.Semaphore(control.window.places)
         self._wake = asyncio.Event()
         self._tickets = count()
@@ -162,6 +163,36 @@ class Dispatcher:
         self.control.proved(name, self._shop.clock())
         return True
 
+    async def look_wanted(self, name: str, seconds: float) -> None:
+        """Wait until a fresh look at the replica might let a record go, at most so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                if (wanted := self._looks.get(name)) is not None:
+                    await wanted.wait()
+        except TimeoutError:
+            return
+
+    def add(self, name: str, replica: Replica) -> None:
+        """Another replica, to be looked at before it is sent anything; or one that was leaving and stays."""
+        self._proofs.setdefault(name, asyncio.Lock())
+        self._looks.setdefault(name, asyncio.Event())
+        self.replicas.setdefault(name, replica)
+        self.control.add(name)
+        self._wake.set()
+
+    def leave(self, name: str) -> None:
+        """Send nothing more to a replica; what is in flight there ends first. See `left`."""
+        self.control.leave(name)
+        self._wake.set()
+
+    def left(self, name: str) -> bool:
+        """Whether a replica that was to leave has ended its last request; it is forgotten then."""
+        if not self.control.left(name):
+            return False
+        del self.replicas[name], self._proofs[name]
+        self._looks.pop(name).set()
+        return True
+
     def snapshot(self) -> list[ReplicaSnapshot]:
         """All replicas, as admission sees them now."""
         return self.control.snapshot(self._shop.clock())
@@ -202,9 +233,17 @@ class Dispatcher:
             decision = self.control.decide(self._shop.clock())
             if not isinstance(decision, Admitted):
                 self.factor = decision.factor
+                self._ask_for_looks()
                 return decision.wake_at
             self.factor = None
             self._send(group, decision)
+
+    def _ask_for_looks(self) -> None:
+        for name, wanted in self._looks.items():
+            if self.control.wants_look(name):
+                wanted.set()
+            else:
+                wanted.clear()
 
     def _send(self, group: asyncio.TaskGroup, admitted: Admitted) -> None:
         candidate = admitted.candidate

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from mira_stream.control.health import BreakerState
+from mira_stream.control.settings import AdmissionSettings
 from mira_stream.core.errors import MiraStreamError
 from mira_stream.core.outcome import LimitingFactor
 from mira_stream.core.usage import ServedModel
@@ -38,17 +39,20 @@ class Watcher:
         dispatcher: Dispatcher,
         *,
         context_tokens: int,
-        scrape_seconds: float,
+        settings: AdmissionSettings,
         clock: Clock,
         jitter: Callable[[], float],
         meters: Meters,
     ) -> None:
         self._dispatcher = dispatcher
         self._context_tokens = context_tokens
-        self._scrape_seconds = scrape_seconds
+        self._scrape_seconds = settings.scrape_seconds
+        self._scrape_seconds_min = min(settings.scrape_seconds_min, settings.scrape_seconds)
         self._clock = clock
         self._jitter = jitter
         self._meters = meters
+        self._watched: set[str] = set()
+        self._changed = asyncio.Event()
         self._said: dict[str, tuple[str, float]] = {}
         meters.refresh_with(self._refresh)
 
@@ -59,28 +63,40 @@ class Watcher:
                 group.create_task(self._look(name, replica, first=True), name=f"look {name}")
 
     async def run(self) -> None:
-        """Watch for ever."""
+        """Watch for ever; replicas may come and go meanwhile."""
         async with asyncio.TaskGroup() as group:
-            for name, replica in self._replicas.items():
-                group.create_task(self._watch(name, replica), name=f"watch {name}")
+            while True:
+                self._changed.clear()
+                for name in self._dispatcher.replicas.keys() - self._watched:
+                    self._watched.add(name)
+                    group.create_task(self._watch(name, self._replicas[name]), name=f"watch {name}")
+                await self._changed.wait()
+
+    def add(self, name: str) -> None:
+        """A replica has come: it is watched, and sent nothing before a look at it went well."""
+        self._dispatcher.control.shut_out(name, self._clock(), 0.0)
+        self._changed.set()
 
     @property
     def _replicas(self) -> Mapping[str, Replica]:
         return self._dispatcher.replicas
 
     async def _watch(self, name: str, replica: Replica) -> None:
-        control = self._dispatcher.control
-        while True:
-            await asyncio.sleep(self._scrape_seconds)
+        dispatcher, control = self._dispatcher, self._dispatcher.control
+        while self._replicas.get(name) is replica:
+            await dispatcher.look_wanted(name, self._scrape_seconds - self._scrape_seconds_min)
             if name in control.probes_due(self._clock()):
                 await self._look(name, replica, first=False)
             asked_at = self._clock()  # what is sent while the answer is on its way was not seen by it
             try:
                 load = await replica.load()
             except MiraStreamError:
-                continue  # the breaker speaks through requests; a missed look only ages the telemetry
-            control.observe(name, load, asked_at)
-            self._dispatcher.wake()
+                pass  # the breaker speaks through requests; a missed look only ages the telemetry
+            else:
+                control.observe(name, load, asked_at, self._clock())
+                dispatcher.wake()
+            await asyncio.sleep(self._scrape_seconds_min)
+        self._watched.discard(name)
 
     async def _look(self, name: str, replica: Replica, *, first: bool) -> None:
         try:
@@ -94,7 +110,8 @@ class Watcher:
             control.shut_out(name, now, self._jitter())
         elif not first:
             control.probed(name, now, self._jitter(), ok=problem is None)
-        self._tell(name, problem)
+        if name in self._replicas:
+            self._tell(name, problem)
         self._dispatcher.wake()
 
     def _tell(self, name: str, problem: str | None) -> None:

@@ -14,6 +14,7 @@ from mira_stream.core.usage import Load
 # The sample's labels may hold quoted braces; what follows the value (a time stamp, an exemplar) is of no interest.
 _SAMPLE = re.compile(r"(?:\{((?:[^\"{}\n]|\"(?:[^\"\\\n]|\\.)*+\")*+)\})?[ \t]++([^\s#]+)")
 _ENGINE = re.compile(r"(?:^|,)\s*engine=\"((?:[^\"\\]|\\.)*+)\"")
+_KV_TOKENS = re.compile(r"(?:^|,)\s*kv_cache_size_tokens=\"([0-9]{1,18})\"")
 _BLOCKS = re.compile(r"(?:^|,)\s*num_gpu_blocks=\"([0-9]{1,18})\"")
 
 # Newest name first; the first that the page has is used. vLLM renamed some of them between releases.
@@ -36,6 +37,8 @@ _HITS = (
     "vllm:gpu_prefix_cache_hits",
 )
 _PREFILL = ("vllm:request_prefill_time_seconds_sum",)
+# Both are counted when a request ends, as its prefill time is; `prompt_tokens` is counted earlier, at the first token.
+_PREFILLED = ("vllm:request_prefill_kv_computed_tokens_sum", "vllm:request_prompt_tokens_sum")
 _START = ("process_start_time_seconds",)
 _CACHE_CONFIG = ("vllm:cache_config_info",)
 
@@ -63,8 +66,10 @@ def parse_load(page: str) -> Load | None:
         prefix_cache_queries=_total(page, _QUERIES),
         prefix_cache_hits=_total(page, _HITS),
         prefill_seconds=_total(page, _PREFILL),
+        prefilled_tokens=_total(page, _PREFILLED),
         process_start_seconds=max(start, default=None),
-        blocks=_blocks(page),
+        blocks=_cache_total(page, _BLOCKS),
+        kv_tokens=_cache_total(page, _KV_TOKENS),
         engines=_engines(page),
     )
 
@@ -104,10 +109,10 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) and value >= 0 else None
 
 
-def _blocks(page: str) -> int | None:
-    """KV blocks over all engines; vLLM writes `None` until it has measured them."""
+def _cache_total(page: str, wanted: re.Pattern[str]) -> int | None:
+    """A label of the cache configuration, summed over all engines; vLLM writes `None` until it has measured it."""
     counts = [
-        int(match[1]) for labels, _ in _samples(page, _CACHE_CONFIG) if (match := _BLOCKS.search(labels))
+        int(match[1]) for labels, _ in _samples(page, _CACHE_CONFIG) if (match := wanted.search(labels))
     ]
     return sum(counts) if counts else None
 

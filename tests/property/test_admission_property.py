@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -27,6 +28,7 @@ SETTINGS = AdmissionSettings(
     breaker_seconds_max=4.0,
     retry_budget_tokens=8000,
 )
+LEARNING = msgspec.structs.replace(SETTINGS, kv_tokens=None)
 PROMPTS = st.one_of(st.integers(0, 3000), st.integers(0, 12_000))
 PICK = st.integers(0, 1 << 30)
 JITTER = st.floats(0, 1, exclude_max=True)
@@ -35,13 +37,31 @@ REPLICA_FAULTS = st.sampled_from(
 )
 
 
+LOADS = st.builds(
+    Load,
+    running=st.integers(0, 6),
+    waiting=st.integers(0, 6),
+    kv_usage=st.none() | st.floats(0, 1),
+    kv_usage_max=st.none() | st.floats(0, 1),
+    prefill_seconds=st.none() | st.floats(0, 100),
+    prefilled_tokens=st.none() | st.floats(0, 1e6),
+    prefix_cache_queries=st.none() | st.floats(0, 1e6),
+    prefix_cache_hits=st.none() | st.floats(0, 1e6),
+    process_start_seconds=st.sampled_from([None, 1.0, 2.0]),
+    kv_tokens=st.none() | st.integers(0, 50_000),
+    engines=st.integers(1, 2),
+)
+
+
 class AdmissionMachine(RuleBasedStateMachine):
     """A pool and its twin, which is told the same; and what a caller knows: who is in flight, who has ended."""
 
-    @initialize(replicas=st.integers(1, 3))
-    def begin(self, replicas: int) -> None:
+    @initialize(replicas=st.integers(1, 3), learning=st.booleans())
+    def begin(self, replicas: int, learning: bool) -> None:
         self.names = [f"r{number}" for number in range(replicas)]
-        self.pool, self.twin = (PoolControl(self.names, SETTINGS) for _ in range(2))
+        self.leaving: set[str] = set()
+        chosen = LEARNING if learning else SETTINGS
+        self.pool, self.twin = (PoolControl(self.names, chosen) for _ in range(2))
         self.now = 0.0
         self.tickets = 0
         self.generated = 0.0
@@ -108,6 +128,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             after.breaker is BreakerState.HALF_OPEN and others == 0
         )
         assert not candidate.alone or others == 0
+        assert permit.replica not in self.leaving
         suspects = [one.replica for candidate, one in self.flying.values() if candidate.alone]
         assert permit.replica not in suspects
         if others > 0:
@@ -121,7 +142,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             not self.waiting
             or self.flying
             or self.pool.stopped is not None
-            or any(one.breaker is BreakerState.OPEN for one in self.pool.snapshot(self.now))
+            or all(one.breaker is BreakerState.OPEN or one.leaving for one in self.pool.snapshot(self.now))
         )
         assert events or deferred.wake_at is not None
         assert deferred.wake_at is None or deferred.wake_at > self.now
@@ -192,11 +213,44 @@ class AdmissionMachine(RuleBasedStateMachine):
             )
         )
 
-    @rule(pick=PICK, waiting=st.integers(0, 3), moved=st.booleans())
-    def look(self, pick: int, waiting: int, moved: bool) -> None:
-        self.generated += moved
-        load = Load(1, waiting, 0.5, generation_tokens=self.generated)
-        self._tell(lambda control: control.observe(self.names[pick % len(self.names)], load, self.now))
+    @rule(pick=PICK, load=LOADS, generated=st.integers(0, 500))
+    def look(self, pick: int, load: Load, generated: int) -> None:
+        self.generated += generated
+        load = msgspec.structs.replace(load, generation_tokens=self.generated)
+        name = self.names[pick % len(self.names)]
+        self._tell(lambda control: control.observe(name, load, self.now, self.now))
+
+    @precondition(lambda self: self.flying)
+    @rule(pick=PICK)
+    def first_token(self, pick: int) -> None:
+        """Streaming shows it; it may come more than once, and late."""
+        _, permit = self.flying[list(self.flying)[pick % len(self.flying)]]
+        self._tell(lambda control: control.started(permit))
+
+    @precondition(lambda self: len(self.names) > len(self.leaving) + 1)
+    @rule(pick=PICK)
+    def leave(self, pick: int) -> None:
+        """A replica is taken out of the configuration; one at least stays."""
+        staying = [name for name in self.names if name not in self.leaving]
+        name = staying[pick % len(staying)]
+        self.leaving.add(name)
+        self._tell(lambda control: control.leave(name))
+
+    @precondition(lambda self: self.leaving)
+    @rule(back=st.booleans())
+    def left_or_back(self, back: bool) -> None:
+        """It comes back, or is gone once it holds nothing."""
+        name = min(self.leaving)
+        if back:
+            self.leaving.discard(name)
+            self._tell(lambda control: control.add(name))
+            return
+        empty = not self._permits_at(name)
+        assert self.twin.left(name) is self.pool.left(name) is empty
+        if empty:
+            self.leaving.discard(name)
+            self.names.remove(name)
+            self.deferred = None
 
     @rule(ok=st.booleans(), jitter=JITTER)
     def probe(self, ok: bool, jitter: float) -> None:

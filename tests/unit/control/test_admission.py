@@ -18,7 +18,12 @@ CRASH, ABSENT, FULL = (Fault(kind, "") for kind in (FaultKind.CRASH, FaultKind.A
 
 def pool(*replicas: str, **changes: float) -> PoolControl:
     """Replies are expected to have 100 tokens, so that sums are easy."""
-    return PoolControl(replicas or ("a",), AdmissionSettings(**{"output_tokens": 100, **changes}))  # type: ignore[arg-type]
+    return PoolControl(
+        replicas or ("a",),
+        AdmissionSettings(
+            **{"output_tokens": 100, "kv_tokens": 262_144, "prefill_tokens_per_second": 1e9, **changes}
+        ),
+    )  # type: ignore[arg-type]
 
 
 def offer(
@@ -104,14 +109,16 @@ def test_the_batched_token_budget_holds() -> None:
 
 
 def test_a_look_at_the_engine_frees_the_batched_token_budget() -> None:
-    """Three looks with progress after sending; the fourth record goes."""
+    """Three looks with progress after sending; the third record goes."""
     control = pool(kv_tokens=10_000_000)
     for ticket in (1, 2):
         send(control, ticket, 65_000, now=1.0)
     offer(control, 3, 65_000)
     for second in range(5):
-        assert control.decide(float(second)) == Deferred(PREFILL), second
-        control.observe("a", Load(2, 0, 0.1, generation_tokens=float(second)), float(second))
+        decision = control.decide(float(second))
+        assert isinstance(decision, Deferred)
+        assert decision.factor is PREFILL, second
+        control.observe("a", Load(2, 0, 0.1, generation_tokens=float(second)), float(second), float(second))
     assert sent(control, 5.0) == [(3, "a")]
 
 
@@ -395,10 +402,12 @@ def test_settings_are_right_for_a_minute_after_an_answer() -> None:
     assert not control.others_answered("a", 0.0)
     control.settle(send(control, 1, 10), None, 5.0)
     assert not control.others_answered("a", 5.0)
-    answer(control, send(control, 2, 10), now=10.0)
-    assert control.others_answered("a", 70.0)
-    assert not control.others_answered("a", 70.1)
-    assert not control.others_answered("b", 10.0)
+    permit = send(control, 2, 10)
+    answer(control, permit, now=10.0)
+    other = "ab".replace(permit.replica, "")
+    assert control.others_answered(permit.replica, 70.0)
+    assert not control.others_answered(permit.replica, 70.1)
+    assert not control.others_answered(other, 10.0)
 
 
 def test_a_record_is_blamed_only_by_a_replica_that_serves_others() -> None:
@@ -445,11 +454,11 @@ def test_a_large_retry_is_not_overtaken_by_small_ones() -> None:
 
 
 def test_timeouts_follow_the_work() -> None:
-    """120 s, 2 s for 40,000 tokens ahead of it and its own, 100 s for 300 tokens of reply."""
-    control = pool()
+    """120 s, three times 2 s for 40,000 tokens ahead of it and its own, 100 s for 300 tokens of reply."""
+    control = pool(prefill_tokens_per_second=20_000.0, kv_tokens=1_000_000)
     send(control, 1, 30_000)
     permit = send(control, 2, 10_000)
-    assert control.timeout_seconds(permit, 300) == 222.0
+    assert control.timeout_seconds(permit, 300) == 226.0
 
 
 def test_a_snapshot_shows_each_replica() -> None:
@@ -458,7 +467,7 @@ def test_a_snapshot_shows_each_replica() -> None:
     send(control, 1, 6000)
     control.shut_out("b", 0.0, 0.0)
     load = Load(1, 0, 0.25)
-    control.observe("a", load, 0.0)
+    control.observe("a", load, 0.0, 0.0)
     one, two = control.snapshot(0.0)
     assert (one.name, one.factor, one.load) == ("a", LimitingFactor.SOURCE_STARVED, load)
     assert (one.requests, one.requests_limit) == (1, 256)

@@ -54,7 +54,7 @@ def _play(
             watcher = Watcher(
                 pool.dispatcher,
                 context_tokens=CONTEXT_TOKENS,
-                scrape_seconds=0.001,
+                settings=AdmissionSettings(scrape_seconds=0.001, scrape_seconds_min=0.001),
                 clock=lambda: pool.now,
                 jitter=lambda: 0.0,
                 meters=lab.meters,
@@ -130,9 +130,9 @@ def test_a_replica_that_serves_but_does_not_answer_stays_out(tmp_path: Path) -> 
 class _NotingControl(PoolControl):
     """Notes when each look was asked for."""
 
-    def observe(self, replica: str, load: Load, asked_at: float) -> None:
+    def observe(self, replica: str, load: Load, asked_at: float, now: float) -> None:
         self.asked = asked_at
-        super().observe(replica, load, asked_at)
+        super().observe(replica, load, asked_at, now)
 
 
 def test_a_look_tells_nothing_about_what_was_sent_while_it_was_on_its_way(tmp_path: Path) -> None:

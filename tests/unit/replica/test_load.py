@@ -175,6 +175,8 @@ def test_recorded_pages_agree_with_a_general_parser(path: Path) -> None:
         prefix_cache_queries=total("vllm:prefix_cache_queries_total"),
         prefix_cache_hits=total("vllm:prefix_cache_hits_total"),
         prefill_seconds=total("vllm:request_prefill_time_seconds_sum"),
+        prefilled_tokens=total("vllm:request_prefill_kv_computed_tokens_sum"),
         process_start_seconds=total("process_start_time_seconds"),
         blocks=int(config["num_gpu_blocks"]),
+        kv_tokens=int(config["kv_cache_size_tokens"]),
     )
