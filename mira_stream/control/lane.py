@@ -7,6 +7,7 @@ from mira_stream.control.health import Breaker
 from mira_stream.control.looks import STALE_SECONDS, Look, Looks
 from mira_stream.control.permits import Holdings, Permit
 from mira_stream.control.prefill import PrefillClock
+from mira_stream.control.retry import REPLICA_FAULTS, Fault, FaultKind
 from mira_stream.control.routing import drain_seconds
 from mira_stream.control.settings import AdmissionSettings
 from mira_stream.core.outcome import LimitingFactor
@@ -24,6 +25,10 @@ _FINISHED_SECONDS = 30.0
 _MEAN_WEIGHT = 0.02
 _CACHED_WEIGHT = 0.05
 _SLACK_SECONDS = 1e-6
+_ANSWERED_SECONDS = 60.0
+_SATURATION_SECONDS = 1.0
+_ANSWERS_MIN = 16
+_WARM_UPS_MAX = 2
 
 
 class Lane:
@@ -48,6 +53,8 @@ class Lane:
         self._mean_prompt_tokens = 0.0
         self._cached_ratio: float | None = None
         self._limiting = False
+        self._answers = 0
+        self._warm_ups = 0
         self._holds_suspect = False
         # Whom a failure points at: the ticket that all failures since the last answer have in common.
         self._culprit: int | None = None
@@ -133,6 +140,18 @@ class Lane:
         """Share of prompt tokens verified to come from the prefix cache: as replies say, else as the counters do."""
         return self._cached_ratio if self._cached_ratio is not None else self.looks.prefix_hit_ratio
 
+    def misses_prefix(self, possible_ratio: float) -> bool:
+        """Whether its prefix cache was seen to miss most of what all prompts have in common, answer after answer."""
+        ratio = self.cached_ratio
+        seen = self._answers >= _ANSWERS_MIN * (self._warm_ups + 1)
+        return seen and self._warm_ups < _WARM_UPS_MAX and ratio is not None and ratio < possible_ratio / 4
+
+    def warmed_up(self) -> None:
+        """The shared prefix was sent alone; what was seen before does not count any more."""
+        self._warm_ups += 1
+        self._cached_ratio = None
+        self.looks.forget_prefix()
+
     def drain_seconds(self, prompt_tokens: int, now: float) -> float:
         """How long a prompt sent now would take to be worked off."""
         return drain_seconds(
@@ -166,6 +185,7 @@ class Lane:
         if was_alone:
             self._holds_suspect = False
         if usage is not None:
+            self._answers += 1
             self._count_cached(usage)
             self.breaker.succeeded()
             self.proved(now)
@@ -177,6 +197,20 @@ class Lane:
         """The replica answered: it works, and it accepts our settings."""
         self.answered_at = now
         self._culprit, self._culprit_is_certain = None, True
+
+    def answered_lately(self, now: float) -> bool:
+        """Whether somebody was answered within the last minute."""
+        return self.answered_at is not None and now - self.answered_at <= _ANSWERED_SECONDS
+
+    def failed(self, fault: Fault, now: float, jitter: float) -> None:
+        """A request there failed; its permit is settled separately."""
+        if fault.kind is FaultKind.SATURATION:
+            pause = fault.retry_after_seconds
+            self.breaker.saturated(
+                now + (pause if pause is not None else _SATURATION_SECONDS * (0.5 + jitter / 2))
+            )
+        elif fault.kind in REPLICA_FAULTS:
+            self.breaker.failed(now, jitter, at_once=fault.kind is FaultKind.ABSENT)
 
     def blames(self, ticket: int) -> bool:
         """Whether the failures here point at this record and at nothing else.
@@ -197,6 +231,7 @@ class Lane:
             self.capacity.reset()
             self.prefill.reset()
             self._cached_ratio = None
+            self._answers = self._warm_ups = 0
         if not look.moved:
             return
         self.holdings.first_come = load.engines == 1
@@ -222,6 +257,13 @@ class Lane:
         self._drain_credit += (now - starts) * self._drain_rate
         self._drained_at = now
         self._drain_credit = self.holdings.drained(self._drain_credit)
+
+    def wake_at(self, now: float) -> float | None:
+        """When time alone may let a record in that is kept out now."""
+        times = [at for at in (self.breaker.wake_at(now), self.drain_wake_at(now)) if at is not None]
+        if (at := self.opens_at(now)) > now:
+            times.append(at)
+        return min(times, default=None)
 
     def drain_wake_at(self, now: float) -> float | None:
         """When time alone will next take a prompt to be prefilled; None if it will not."""

@@ -79,6 +79,10 @@ class Looks:
         generated = None if before is None or restarted else _rise(before, load)
         return Look(load, asked_at, restarted, moved, generated, foreign)
 
+    def forget_prefix(self) -> None:
+        """Judge the prefix cache anew."""
+        self._prefix.clear()
+
     def _count_prefix(self, load: Load) -> None:
         if load.prefix_cache_queries is not None and load.prefix_cache_hits is not None:
             if self._prefix and load.prefix_cache_queries < self._prefix[-1][0]:

@@ -41,6 +41,10 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
     scrape_seconds_min: Annotated[
         float, Meta(gt=0, description="The same where only a fresh look can let the next record go.")
     ] = 0.2
+    hedge: Annotated[
+        bool,
+        Meta(description="At the end of a run, ask a second replica about a record that takes far too long."),
+    ] = True
     breaker_failures: Annotated[
         int, Meta(ge=1, description="Failures in a row that open a replica's breaker.")
     ] = 3

@@ -46,25 +46,41 @@ class Choice(msgspec.Struct, frozen=True):
     stop_reason: str | None
 
 
-def usage_form(prompt_tokens: int, completion_tokens: int) -> Form:
-    """`usage` of a whole body."""
+class Usage(NamedTuple):
+    """What an answer cost, in tokens; `details` None where the server does not tell them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    details: Form | None = None
+
+    def form(self) -> Form:
+        """`usage` of a whole body."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "completion_tokens": self.completion_tokens,
+            "prompt_tokens_details": self.details,
+            "completion_tokens_details": None,
+        }
+
+
+def prompt_details(cached: int, cachable: int) -> Form:
+    """`prompt_tokens_details` of a prompt with `cached` tokens found and `cachable` ones in full blocks."""
     return {
-        "prompt_tokens": prompt_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "completion_tokens": completion_tokens,
-        "prompt_tokens_details": None,
-        "completion_tokens_details": None,
+        "cached_tokens": cached,
+        "created_cache_tokens": max(0, cachable - cached),
+        "multimodal_tokens": None,
     }
 
 
-def body(head: Head, choices: list[Choice], prompt_tokens: int, completion_tokens: int) -> bytes:
+def body(head: Head, choices: list[Choice], usage: Usage) -> bytes:
     """A whole answer."""
     chat = head.kind is CHAT
     form = head.form(head.kind.object) | {
         "choices": [_chat_choice(choice) if chat else _text_choice(choice) for choice in choices],
         "service_tier": None,
         "system_fingerprint": head.fingerprint,
-        "usage": usage_form(prompt_tokens, completion_tokens),
+        "usage": usage.form(),
     }
     if chat:
         form |= {"prompt_logprobs": None, "prompt_token_ids": None, "prompt_text": None}
@@ -103,19 +119,21 @@ def text_chunk(head: Head, choice: Choice, usage: Form | None, *, closes: bool) 
     return event(form)
 
 
-def usage_chunk(head: Head, prompt_tokens: int, completion_tokens: int) -> bytes:
+def usage_chunk(head: Head, usage: Usage) -> bytes:
     """The chunk that closes a stream with `include_usage`."""
-    usage = chunk_usage(prompt_tokens, completion_tokens)
-    del usage["completion_tokens_details"]
-    form = head.form(head.kind.chunk_object) | {"choices": [], "usage": usage}
+    told = chunk_usage(usage)
+    del told["completion_tokens_details"]
+    if usage.details is not None:
+        told["prompt_tokens_details"] = usage.details
+    form = head.form(head.kind.chunk_object) | {"choices": [], "usage": told}
     return event(form | {"system_fingerprint": head.fingerprint})
 
 
-def chunk_usage(prompt_tokens: int, completion_tokens: int) -> Form:
+def chunk_usage(usage: Usage) -> Form:
     """`usage` so far, in a chunk of a stream with `continuous_usage_stats`."""
-    usage = usage_form(prompt_tokens, completion_tokens)
-    del usage["prompt_tokens_details"]
-    return usage
+    told = usage.form()
+    del told["prompt_tokens_details"]
+    return told
 
 
 def death_chunk() -> bytes:

@@ -7,8 +7,8 @@ in one callback of bounded length; results are late by up to a millisecond of wa
 import asyncio
 
 from mira_stream.sim.engine import Engine, Step
-from mira_stream.sim.metrics import Metrics
-from mira_stream.sim.sequence import Sequence
+from mira_stream.sim.engine_metrics import EngineMetrics
+from mira_stream.sim.sequence import Phase, Sequence
 
 _WAKE_SECONDS = 0.001  # timers finer than this cost more than they tell
 _BURST_SECONDS = 0.002
@@ -36,9 +36,9 @@ class Ticket:
 
 
 class Driver:
-    """Runs one engine for one server. Synchronous: call it on the event loop's thread."""
+    """Runs one engine of a server. Synchronous: call it on the event loop's thread."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, *, time_scale: float) -> None:
+    def __init__(self, engine: Engine, metrics: EngineMetrics, *, time_scale: float) -> None:
         assert time_scale > 0
         self._engine = engine
         self._metrics = metrics
@@ -47,7 +47,7 @@ class Driver:
         self._epoch = self._loop.time()
         self._tickets: dict[Sequence, Ticket] = {}
         self._followed: dict[Sequence, asyncio.Event] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._step: Step | None = None  # the step in progress
         self._clock = 0.0  # modelled time up to which steps were played
         self._dead = False
@@ -61,25 +61,25 @@ class Driver:
         """Modelled seconds since the start."""
         return (self._loop.time() - self._epoch) / self._scale
 
-    def submit(self, ticket: Ticket) -> None:
-        """Queue all sequences of a request. Raises EngineDead."""
+    def submit(self, sequence: Sequence, ticket: Ticket) -> None:
+        """Queue one sequence of a request. Raises EngineDead."""
         if self._dead:
             raise EngineDead
-        for sequence in ticket.sequences:
-            self._tickets[sequence] = ticket
-            if ticket.progress is not None:
-                self._followed[sequence] = ticket.progress
-            self._engine.submit(sequence)
+        self._tickets[sequence] = ticket
+        if ticket.progress is not None:
+            self._followed[sequence] = ticket.progress
+        self._engine.submit(sequence)
         if self._timer is None:
-            self._play()
+            # Not at once: what arrives in the same turn of the loop shares the first step.
+            self._timer = self._loop.call_soon(self._play)
 
     def withdraw(self, ticket: Ticket) -> None:
-        """The client has left: drop what is not finished."""
+        """The client has left: drop what is here of its request and not finished."""
         for sequence in ticket.sequences:
             if self._tickets.pop(sequence, None) is not None:
                 self._followed.pop(sequence, None)
                 self._engine.abort(sequence)
-        self._metrics.stats = self._engine.stats
+        self._metrics.look(self._engine)
 
     def die(self) -> None:
         """Stop for good; everything in flight ends with EngineDead. Idempotent."""
@@ -130,18 +130,13 @@ class Driver:
         end = self._engine.end_step()
         self._step = None
         self._clock = end.step.ended
-        self._metrics.stats = self._engine.stats
+        self._metrics.look(self._engine)
         self._metrics.count_step(end)
-        if self._followed:
-            self._tell(end.advanced)
+        for sequence, progress in self._followed.items():
+            if sequence.decoding or sequence.phase is Phase.FINISHED:
+                progress.set()
         for sequence in end.finished:
             self._finish(sequence)
-
-    def _tell(self, advanced: list[Sequence]) -> None:
-        for sequence in advanced:
-            progress = self._followed.get(sequence)
-            if progress is not None:
-                progress.set()
 
     def _finish(self, sequence: Sequence) -> None:
         ticket = self._tickets.pop(sequence)

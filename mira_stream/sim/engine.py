@@ -1,20 +1,24 @@
-"""A model of vLLM's continuous-batching scheduler: who runs in each step, what the step costs, what KV it holds.
+"""A model of vLLM V1's continuous-batching scheduler: who runs in each step, what the step costs, what KV it holds.
 
 No clock and no loop: time is modelled seconds, passed in and handed out as values. One step computes at most
-`batched_tokens_max` tokens: first every running request in order of admission (the rest of its prompt, or one token),
-then waiting ones, first come first served, the last prompt cut to what is left of the budget.
+`batched_tokens_max` tokens: first every running sequence (one token, or the rest of what must be prefilled), then
+waiting ones, first come first served, the last prompt cut to what is left of the budget.
 
-KV never runs out under way: a request is admitted only when its prompt and its whole output budget fit what nobody has
-reserved, and the first one that does not fit blocks those behind it. What is *held* (and shown as usage) is what vLLM
-holds: the blocks of the full prompt from admission on, and of the output as it grows.
+A sequence is admitted when its prompt fits the free KV; its output is not reserved. When decoding needs a block and
+none is free, the newest running sequence is preempted: it loses all it has computed and waits at the head of the
+queue. What is held (and shown as usage) are the blocks of tokens computed or being computed by running sequences.
 """
 
 from collections import deque
 
 import msgspec
 
+from mira_stream.sim.decoders import Decoders
 from mira_stream.sim.kv import KvBlocks
+from mira_stream.sim.prefix_cache import PrefixCache
 from mira_stream.sim.sequence import Phase, Sequence
+
+Chunk = tuple[Sequence, int]
 
 
 class StepCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,30 +40,46 @@ class StepCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The size of an engine; KV is counted in blocks of `block_tokens`."""
+    """The size of an engine and its rules; KV is counted in blocks of `block_tokens`.
+
+    No more than `batched_tokens_max` sequences run at once, whatever `running_max` says. `reserve_full_isl`: the whole
+    prompt must fit at admission, not only its first chunk. `watermark` is the share of the blocks that admission
+    leaves free, unless nothing runs. `aligned`: the prefix cache of hybrid models, whose prefills end at block
+    boundaries and whose hits end where a prefill ended.
+    """
 
     batched_tokens_max: int
     running_max: int
     kv_blocks: int
     block_tokens: int = 16
+    reserve_full_isl: bool = True
+    watermark: float = 0.0
+    prefix_cache: bool = True
+    aligned: bool = False
+    state_blocks: int = 0
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step that has begun: what it computes, by sequence, and when it ends."""
+    """One step that has begun: what it computes, and when it ends.
+
+    `prefills` has the sequences that are prefilled, with the tokens of this step; all others that run get one token.
+    `resident_tokens` are those in KV when it begins, hits of the prefix cache included.
+    """
 
     started: float
     ended: float
-    work: list[tuple[Sequence, int]]
+    prefills: list[Chunk]
     prefill_tokens: int
     decode_tokens: int
     resident_tokens: int
+    preempted: int
 
 
 class StepEnd(msgspec.Struct, frozen=True):
-    """What `step` brought: sequences that got tokens, those among them that got their first, and those now done."""
+    """What `step` brought: how many sequences got a token, those that got their first, and those now done."""
 
     step: Step
-    advanced: list[Sequence]
+    advanced: int
     started: list[Sequence]
     finished: list[Sequence]
 
@@ -76,29 +96,53 @@ class Engine:
     """The scheduler. Drive it with `submit`, `abort`, and `begin_step`/`end_step` in turn."""
 
     def __init__(self, limits: EngineLimits, cost: StepCost) -> None:
-        assert limits.batched_tokens_max >= 1
+        assert limits.batched_tokens_max >= (limits.block_tokens if limits.aligned else 1)
         assert limits.running_max >= 1
         self._limits = limits
         self._cost = cost
         self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        self._running: dict[int, Sequence] = {}  # by number of admission, the newest last
+        self._prefilling: dict[int, Sequence] = {}  # those of them that are not prefilled yet
+        self._decoders = Decoders(limits.block_tokens)
         self._resident = 0  # tokens of running sequences that are computed and in KV
+        self._unprefilled = 0
+        self._admissions = 0
         self._step: Step | None = None
-        self.kv = KvBlocks(limits.kv_blocks, limits.block_tokens)
+        cache = PrefixCache(limits.kv_blocks, checkpoints=limits.aligned) if limits.prefix_cache else None
+        self.kv = KvBlocks(
+            limits.kv_blocks, limits.block_tokens, state_blocks=limits.state_blocks, prefix=cache
+        )
+        self._watermark = int(limits.watermark * limits.kv_blocks)
         self.stats = EngineStats()
         self.peak_kv_blocks = 0
         self.peak_unprefilled_tokens = 0
-        self._unprefilled = 0
+        self.preemptions = 0
+        self.recomputed_tokens = 0  # computed again after a preemption
+        self.prefix_queried_tokens = 0  # of sequences admitted for the first time
+        self.prefix_hit_tokens = 0  # those of them that were in the prefix cache
 
     @property
     def unprefilled_tokens(self) -> int:
-        """Prompt tokens that are here, waiting or running, and not yet computed."""
+        """Tokens that are here, waiting or running, and must be computed before their sequences can go on.
+
+        Those of a preempted sequence count again, its completion so far among them.
+        """
         return self._unprefilled
 
     @property
     def resident_tokens(self) -> int:
-        """Tokens computed and in KV, of all running sequences."""
+        """Tokens computed and in KV, of all running sequences; shared ones count for each."""
         return self._resident
+
+    @property
+    def running(self) -> int:
+        """Sequences running now (not as of the last step)."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences waiting now (not as of the last step)."""
+        return len(self._waiting)
 
     @property
     def queued(self) -> int:
@@ -110,18 +154,17 @@ class Engine:
         assert self.kv.needed(sequence) <= self._limits.kv_blocks, "larger than the whole KV cache"
         assert not self._waiting or self._waiting[-1].arrived <= sequence.arrived
         self._waiting.append(sequence)
-        self._unprefilled += sequence.prompt_tokens
-        self.peak_unprefilled_tokens = max(self.peak_unprefilled_tokens, self._unprefilled)
+        self._expect(sequence.prompt_tokens)
 
     def abort(self, sequence: Sequence) -> None:
         """Drop a sequence and free what it holds, in a step or between steps; one that has ended stays as it is."""
         if sequence.phase is Phase.WAITING:
             self._waiting.remove(sequence)
+            self._unprefilled -= sequence.known_tokens
         elif sequence.phase is Phase.RUNNING:
             self._leave(sequence)
         else:
             return
-        self._unprefilled -= sequence.prompt_tokens - sequence.computed
         sequence.phase = Phase.ABORTED
         self._show()
 
@@ -135,16 +178,16 @@ class Engine:
     def begin_step(self, now: float) -> Step:
         """Schedule one step at `now`, a time that `next_start` gave."""
         assert self._step is None
-        budget = self._limits.batched_tokens_max
-        work: list[tuple[Sequence, int]] = []
-        prefill = self._schedule_running(work, budget)
+        chunks, preempted = self._schedule_running()
+        decode = self._decoders.count
+        prefill = sum(tokens for _, tokens in chunks)
+        if self._waiting and not preempted:
+            prefill += self._admit(chunks, self._limits.batched_tokens_max - decode - prefill, now)
+        assert prefill or decode, "a step without work"
+        self.peak_kv_blocks = max(self.peak_kv_blocks, self.kv.held)
         resident = self._resident
-        budget -= sum(tokens for _, tokens in work)
-        prefill += self._admit(work, budget, now)
-        assert work, "a step without work"
-        decode = sum(tokens for _, tokens in work) - prefill
         seconds = self._cost.seconds(prefill=prefill, decode=decode, resident=resident)
-        self._step = Step(now, now + seconds, work, prefill, decode, resident)
+        self._step = Step(now, now + seconds, chunks, prefill, decode, resident, preempted)
         return self._step
 
     def end_step(self) -> StepEnd:
@@ -152,69 +195,154 @@ class Engine:
         step = self._step
         assert step is not None, "no step has begun"
         self._step = None
-        end = StepEnd(step, [], [], [])
-        for sequence, tokens in step.work:
-            if sequence.phase is Phase.RUNNING:
-                self._advance(sequence, tokens, step.ended, end)
+        advanced = self._decoders.count
+        self._resident += advanced
+        started: list[Sequence] = []
+        finished = self._decoders.end()
+        for sequence in finished:
+            self._finish(sequence, step.ended)
+        for sequence, tokens in step.prefills:
+            if sequence.phase is Phase.RUNNING and self._prefilled(sequence, tokens):
+                advanced += 1
+                self._emit(sequence, step.ended, started, finished)
         self._show()
-        return end
+        return StepEnd(step, advanced, started, finished)
 
-    def _schedule_running(self, work: list[tuple[Sequence, int]], budget: int) -> int:
-        """Give each running sequence what is left of its prompt, or one token; returns the prefill tokens."""
-        prefill = 0
-        for sequence in self._running:
-            if not budget:
+    def _schedule_running(self) -> tuple[list[Chunk], int]:
+        """Give each running sequence its tokens and blocks, preempting the newest where blocks lack.
+
+        Returns what is prefilled, and how many were preempted. Only the last sequence can be in the midst of its
+        prefill (of hybrid models a few more), so decodes, which are accounted together, go first.
+        """
+        preempted = 0
+        while True:
+            chunks = self._next_chunks() if self._prefilling else []
+            opening = self._decoders.opening
+            missing = sum(self.kv.missing(one, one.computed + tokens) for one, tokens in chunks)
+            if opening + missing <= self.kv.free:
                 break
-            left = sequence.prompt_tokens - sequence.computed
-            tokens = min(left, budget) if left else 1
-            prefill += tokens if left else 0
-            budget -= tokens
-            work.append((sequence, tokens))
-        return prefill
+            self._preempt()
+            preempted += 1
+        self.kv.take(opening)
+        self._decoders.begin()
+        for sequence, tokens in chunks:
+            self.kv.extend(sequence, sequence.computed + tokens)
+        return chunks, preempted
 
-    def _admit(self, work: list[tuple[Sequence, int]], budget: int, now: float) -> int:
-        """Let waiting sequences in while budget, seats and KV last; returns the prefill tokens."""
+    def _next_chunks(self) -> list[Chunk]:
+        budget = self._limits.batched_tokens_max - self._decoders.count
+        chunks: list[Chunk] = []
+        for sequence in self._prefilling.values():
+            tokens = self._chunk(sequence, sequence.computed, budget)
+            if tokens:
+                chunks.append((sequence, tokens))
+                budget -= tokens
+        return chunks
+
+    def _chunk(self, sequence: Sequence, computed: int, budget: int) -> int:
+        """Tokens to prefill beyond `computed` with that budget left; aligned chunks end with a block if they can."""
+        end = sequence.known_tokens
+        tokens = min(end - computed, budget)
+        if not self._limits.aligned:
+            return tokens
+        block = self._limits.block_tokens
+        last = end - end % block
+        if computed + tokens < last:
+            return tokens // block * block
+        return last - computed if computed < last else tokens
+
+    def _preempt(self) -> None:
+        """The newest running sequence loses all it has computed, and waits at the head of the queue."""
+        sequence = self._running[next(reversed(self._running))]
+        self._leave(sequence)
+        sequence.restart(0)
+        sequence.phase = Phase.WAITING
+        sequence.preemptions += 1
+        self.preemptions += 1
+        self._waiting.appendleft(sequence)
+        self._expect(sequence.known_tokens)
+
+    def _admit(self, chunks: list[Chunk], budget: int, now: float) -> int:
+        """Let waiting sequences in while budget, seats and KV last; returns the tokens they prefill."""
+        seats = min(self._limits.running_max, self._limits.batched_tokens_max)
         prefill = 0
-        while budget and self._waiting and len(self._running) < self._limits.running_max:
+        while budget > prefill and self._waiting and len(self._running) < seats:
             head = self._waiting[0]
-            if head.arrived > now or not self.kv.fits(head):
+            if head.arrived > now:
+                break
+            hit = self.kv.hit(head)
+            tokens = self._chunk(head, hit, budget - prefill)
+            if not tokens or not self._fits(head, tokens, hit):
                 break
             self._waiting.popleft()
-            self.kv.admit(head)
-            self.peak_kv_blocks = max(self.peak_kv_blocks, self.kv.held)
-            head.phase = Phase.RUNNING
-            head.scheduled = now
-            self._running.append(head)
-            tokens = min(head.prompt_tokens, budget)
+            self._enter(head, hit, now)
+            self.kv.extend(head, hit + tokens)
+            chunks.append((head, tokens))
             prefill += tokens
-            budget -= tokens
-            work.append((head, tokens))
         return prefill
 
-    def _advance(self, sequence: Sequence, tokens: int, now: float, end: StepEnd) -> None:
+    def _fits(self, sequence: Sequence, tokens: int, hit: int) -> bool:
+        whole = sequence.known_tokens if self._limits.reserve_full_isl else hit + tokens
+        kept = self._watermark if self._running else 0
+        return self.kv.lacking(sequence, whole) + kept <= self.kv.free
+
+    def _enter(self, sequence: Sequence, hit: int, now: float) -> None:
+        """A waiting sequence runs, with `hit` tokens from the prefix cache."""
+        if not sequence.preemptions:
+            sequence.scheduled = now
+            sequence.cached_tokens = hit
+            self.prefix_queried_tokens += sequence.prompt_tokens
+            self.prefix_hit_tokens += hit
+        self._admissions += 1
+        sequence.number = self._admissions
+        sequence.phase = Phase.RUNNING
+        self._running[sequence.number] = self._prefilling[sequence.number] = sequence
+        self.kv.admit(sequence, hit)
+        sequence.restart(hit)
+        self._resident += hit
+        self._unprefilled -= hit
+
+    def _prefilled(self, sequence: Sequence, tokens: int) -> bool:
+        """Book prefilled tokens; returns whether nothing is left to prefill."""
         self._resident += tokens
-        if sequence.computed < sequence.prompt_tokens:
-            sequence.computed += tokens
-            self._unprefilled -= tokens
-            if sequence.computed < sequence.prompt_tokens:
-                return
+        self._unprefilled -= tokens
+        self.recomputed_tokens += sequence.prefill(tokens)
+        self.kv.checkpoint(sequence, sequence.computed)
+        return sequence.computed == sequence.known_tokens
+
+    def _emit(
+        self, sequence: Sequence, now: float, started: list[Sequence], finished: list[Sequence]
+    ) -> None:
+        """A sequence that is prefilled gets a token: it decodes from now on, or is done."""
+        del self._prefilling[sequence.number]
+        sequence.gain()
+        if sequence.generated == 1:
             sequence.first_token = now
-            end.started.append(sequence)
-        end.advanced.append(sequence)
-        sequence.generated += 1
-        self.kv.grow(sequence)
-        self.peak_kv_blocks = max(self.peak_kv_blocks, self.kv.held)
+            started.append(sequence)
         if sequence.generated == sequence.output_tokens:
-            self._leave(sequence)
-            sequence.phase = Phase.FINISHED
-            sequence.finished = now
-            end.finished.append(sequence)
+            self._finish(sequence, now)
+            finished.append(sequence)
+        else:
+            self._decoders.join(sequence)
+
+    def _finish(self, sequence: Sequence, now: float) -> None:
+        self._leave(sequence)
+        sequence.phase = Phase.FINISHED
+        sequence.finished = now
 
     def _leave(self, sequence: Sequence) -> None:
-        """Take a running sequence out; a token is in KV once the step after it has computed it."""
-        self._running.remove(sequence)
+        """Take a running sequence out, and all it holds."""
+        del self._running[sequence.number]
+        if sequence.decoding:
+            self.kv.settle(sequence, self._decoders.leave(sequence))
+        elif self._prefilling.pop(sequence.number, None) is not None:
+            self._unprefilled -= sequence.known_tokens - sequence.computed
+        self._resident -= sequence.computed
         self.kv.release(sequence)
-        self._resident -= sequence.computed + max(0, sequence.generated - 1)
+
+    def _expect(self, tokens: int) -> None:
+        self._unprefilled += tokens
+        self.peak_unprefilled_tokens = max(self.peak_unprefilled_tokens, self._unprefilled)
 
     def _show(self) -> None:
         self.stats = EngineStats(len(self._running), len(self._waiting), self.kv.usage)

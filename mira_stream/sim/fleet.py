@@ -4,14 +4,14 @@ What a plan or a bench asks, minutes of a fleet's life, is computed in seconds. 
 `PoolControl` as the daemon; engines are those of `mira-stream sim`. All times are modelled seconds.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count
 from typing import Protocol
 
 import msgspec
 
-from mira_stream.control.admission import Admitted, Decision
+from mira_stream.control.decision import Admitted, Decision
 from mira_stream.control.permits import Permit
 from mira_stream.control.window import Candidate
 from mira_stream.core.usage import Load, Usage
@@ -24,19 +24,32 @@ _NEVER = float("inf")
 class Policy(Protocol):
     """What decides: `PoolControl`, or something that a bench holds it against."""
 
-    def offer(self, candidate: Candidate) -> None: ...
-    def decide(self, now: float) -> Decision: ...
-    def settle(self, permit: Permit, usage: Usage | None, now: float) -> None: ...
-    def observe(self, replica: str, load: Load, asked_at: float, now: float) -> None: ...
-    def wants_look(self, replica: str) -> bool: ...
+    def offer(self, candidate: Candidate) -> None:
+        """A record waits to be sent."""
+
+    def decide(self, now: float) -> Decision:
+        """Send one, or say why none."""
+
+    def settle(self, permit: Permit, usage: Usage | None, now: float) -> None:
+        """A request has ended."""
+
+    def observe(self, replica: str, load: Load, asked_at: float, now: float) -> None:
+        """A look at a replica has come."""
+
+    def wants_look(self, replica: str) -> bool:
+        """Whether a look sooner than usual would help."""
 
 
-class Job(msgspec.Struct, frozen=True):
-    """One record: its true prompt tokens, what the client counts, and the output it will get."""
+class Work(msgspec.Struct, frozen=True):
+    """One record: its true prompt tokens, what the client counts, and the output it will get.
+
+    `keys` name the full blocks of its prompt for the prefix cache, as `Sequence` has them.
+    """
 
     prompt_tokens: int
     counted_tokens: int
     output_tokens: int
+    keys: tuple[Hashable, ...] = ()
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,9 +63,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """A record that was answered: when it was sent and answered, and where."""
+    """A record that was answered: to whom, where, when it was sent and answered."""
 
-    job: Job
+    client: Policy
+    work: Work
     replica: str
     sent_at: float
     answered_at: float
@@ -116,10 +130,10 @@ class ModelReplica:
 class _Client:
     """One daemon: its policy, its records, what it has in flight."""
 
-    def __init__(self, policy: Policy, jobs: Iterator[Job]) -> None:
+    def __init__(self, policy: Policy, works: Iterator[Work]) -> None:
         self.policy = policy
-        self.jobs = jobs
-        self.offered: dict[int, Job] = {}
+        self.works = works
+        self.offered: dict[int, Work] = {}
         self.tickets = count()
         self.waking_at = _NEVER
         self.looking: set[str] = set()
@@ -128,7 +142,7 @@ class _Client:
 
 class _Sent(msgspec.Struct, frozen=True):
     client: _Client
-    job: Job
+    work: Work
     permit: Permit
 
 
@@ -147,9 +161,9 @@ class Fleet:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
 
-    def join(self, policy: Policy, jobs: Iterator[Job]) -> None:
+    def join(self, policy: Policy, works: Iterator[Work]) -> None:
         """A client begins to work now."""
-        client = _Client(policy, jobs)
+        client = _Client(policy, works)
         self._clients.append(client)
         self.at(self.now, lambda: self._decide(client))
         for name in self.replicas:
@@ -167,14 +181,16 @@ class Fleet:
             event()
         self.now = until
 
-    def fail(self, name: str) -> list[Permit]:
-        """The replica loses all that it holds; the permits are for the caller to settle."""
+    def fail(self, name: str) -> list[tuple[Policy, Candidate, Permit]]:
+        """The replica loses all that it holds. What to settle and to offer again, and to whom, is for the caller."""
         lost = []
         for sequence, sent in list(self._sent.items()):
             if sent.permit.replica == name:
                 del self._sent[sequence]
-                lost.append(sent.permit)
-                sent.client.offered[sent.permit.ticket] = sent.job
+                ticket = sent.permit.ticket
+                sent.client.offered[ticket] = sent.work
+                candidate = Candidate(ticket=ticket, prompt_tokens=sent.work.counted_tokens)
+                lost.append((sent.client.policy, candidate, sent.permit))
         return lost
 
     def in_flight(self) -> Iterable[Sequence]:
@@ -206,12 +222,12 @@ class Fleet:
 
     def _fill(self, client: _Client) -> None:
         while len(client.offered) < self.timing.window_records:
-            job = next(client.jobs, None)
-            if job is None:
+            work = next(client.works, None)
+            if work is None:
                 return
             ticket = next(client.tickets)
-            client.offered[ticket] = job
-            client.policy.offer(Candidate(ticket=ticket, prompt_tokens=job.counted_tokens))
+            client.offered[ticket] = work
+            client.policy.offer(Candidate(ticket=ticket, prompt_tokens=work.counted_tokens))
 
     def _send(self, client: _Client, admitted: Admitted) -> None:
         permit = admitted.permit
@@ -248,12 +264,13 @@ class Fleet:
     # The replicas' side.
 
     def _arrive(self, sent: _Sent) -> None:
-        replica, job = self.replicas[sent.permit.replica], sent.job
+        replica, work = self.replicas[sent.permit.replica], sent.work
         sequence = Sequence(
-            job.prompt_tokens,
-            output_tokens=job.output_tokens,
-            output_tokens_max=max(job.output_tokens, self.timing.output_tokens_max),
+            work.prompt_tokens,
+            output_tokens=work.output_tokens,
+            output_tokens_max=max(work.output_tokens, self.timing.output_tokens_max),
             arrived=self.now,
+            keys=work.keys,
         )
         self._sent[sequence] = sent
         replica.engine.submit(sequence)
@@ -280,7 +297,7 @@ class Fleet:
         self._step(replica)
 
     def _answer(self, sent: _Sent) -> None:
-        job, permit = sent.job, sent.permit
-        self.answered.append(Answered(job, permit.replica, permit.sent_at, self.now))
-        sent.client.policy.settle(permit, Usage(job.prompt_tokens, job.output_tokens), self.now)
+        work, permit = sent.work, sent.permit
+        self.answered.append(Answered(sent.client.policy, work, permit.replica, permit.sent_at, self.now))
+        sent.client.policy.settle(permit, Usage(work.prompt_tokens, work.output_tokens), self.now)
         self._decide(sent.client)

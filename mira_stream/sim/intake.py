@@ -1,8 +1,10 @@
 """From a request body to a call: prompts with their token counts, checked as vLLM checks them."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from mira_stream.sim.answers import CHAT, Kind
+from mira_stream.sim.prefix_keys import chat_texts, prefix_keys
 from mira_stream.sim.replies import Prompt as Parts
 from mira_stream.sim.replies import split_prompt
 from mira_stream.sim.requests import (
@@ -23,12 +25,16 @@ from mira_stream.sim.wire import error
 
 
 class Prompt(NamedTuple):
-    """One prompt: the text that is judged and its parts, and the prompt's tokens, `counted` if it came as ids."""
+    """One prompt: the text that is judged and its parts, and the prompt's tokens, `counted` if it came as ids.
+
+    `keys` name its first blocks for the prefix cache.
+    """
 
     text: str
     parts: Parts
     tokens: int
     counted: bool
+    keys: tuple[int, ...]
 
 
 class Call(NamedTuple):
@@ -72,7 +78,9 @@ def _read_chat(body: bytes, content_type: str, settings: SimSettings) -> Call:
     tokens = template_tokens(conversation, generation=request.add_generation_prompt)
     tokens += count_text(parts.record, parts.template)
     tokens += sum(count_text(turn.text) for turn in conversation if turn is not conversation[judged])
-    prompt = Prompt(conversation[judged].text, parts, _truncated(tokens, request, settings), counted=False)
+    tokens = _truncated(tokens, request, settings)
+    keys = _keys(chat_texts(conversation), tokens, request, settings)
+    prompt = Prompt(conversation[judged].text, parts, tokens, counted=False, keys=keys)
     max_tokens = request.max_completion_tokens if request.max_tokens is None else request.max_tokens
     return Call(CHAT, request, [prompt], max_tokens)
 
@@ -89,13 +97,25 @@ def _read_text(body: bytes, content_type: str, kind: Kind, settings: SimSettings
 def _prompt(prompt: str | list[int], request: CompletionRequest, settings: SimSettings) -> Prompt:
     if isinstance(prompt, str):
         parts = split_prompt(prompt)
-        tokens = count_text(parts.record, parts.template)
-        return Prompt(prompt, parts, _truncated(tokens, request, settings), counted=False)
+        tokens = _truncated(count_text(parts.record, parts.template), request, settings)
+        keys = _keys((prompt,), tokens, request, settings)
+        return Prompt(prompt, parts, tokens, counted=False, keys=keys)
     unknown = first_unknown(prompt)
     if unknown is not None:
         raise error(400, f"Token id {unknown} is out of vocabulary")
     text = decode_ids(prompt)
-    return Prompt(text, split_prompt(text), _truncated(len(prompt), request, settings), counted=True)
+    tokens = _truncated(len(prompt), request, settings)
+    keys = _keys((text,), tokens, request, settings)
+    return Prompt(text, split_prompt(text), tokens, counted=True, keys=keys)
+
+
+def _keys(
+    texts: Iterable[str], tokens: int, request: GenerationRequest, settings: SimSettings
+) -> tuple[int, ...]:
+    """Keys of the first blocks; what is truncated, is truncated at the start, and shares nothing."""
+    if request.truncate_prompt_tokens is not None:
+        return ()
+    return prefix_keys(texts, tokens=tokens, settings=settings)
 
 
 def _truncated(tokens: int, request: GenerationRequest, settings: SimSettings) -> int:

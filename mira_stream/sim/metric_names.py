@@ -25,6 +25,25 @@ SLEEP_STATES = ("awake", "weights_offloaded", "discard_all")
 PROMPT_SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
 CACHE_TIERS = ("device", "host", "p2p", "disk", "external_unspecified")
 
+OLD_NAMES = {
+    "vllm:kv_cache_usage_perc": "vllm:gpu_cache_usage_perc",
+    "vllm:prefix_cache_queries": "vllm:gpu_prefix_cache_queries",
+    "vllm:prefix_cache_hits": "vllm:gpu_prefix_cache_hits",
+    "vllm:inter_token_latency_seconds": "vllm:time_per_output_token_seconds",
+}
+"""What older releases call some families."""
+NEWER_NAMES = (
+    "vllm:num_requests_waiting_by_reason",
+    "vllm:engine_sleep_state",
+    "vllm:prompt_tokens_cached",
+    "vllm:prompt_tokens_by_source",
+    "vllm:prompt_tokens_cached_by_source",
+    "vllm:external_prefix_cache_queries",
+    "vllm:external_prefix_cache_hits",
+    "vllm:admission_rejections",
+)
+"""Families that older releases do not have."""
+
 HISTOGRAMS: dict[str, tuple[BucketForm, str]] = {
     "vllm:request_prompt_tokens": ("tokens", "Number of prefill tokens processed."),
     "vllm:request_generation_tokens": ("tokens", "Number of generation tokens processed."),

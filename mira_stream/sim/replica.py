@@ -18,7 +18,7 @@ from mira_stream.sim.metrics import Metrics
 from mira_stream.sim.request_log import RequestLog
 from mira_stream.sim.scorer import Scorer
 from mira_stream.sim.sequence import Sequence
-from mira_stream.sim.settings import BLOCK_TOKENS, SimSettings, check_sizes
+from mira_stream.sim.settings import SimSettings, block_tokens, check_sizes, kv_blocks, state_blocks
 from mira_stream.sim.stream import Generated
 from mira_stream.sim.wire import BUSY, LEAVING, VERSION, error
 
@@ -35,8 +35,11 @@ class SimStats(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     generation_tokens: int
     unprefilled_tokens: int
-    peak_unprefilled_tokens: int
-    peak_kv_usage: float
+    peak_unprefilled_tokens: int  # of the engine that had most
+    peak_kv_usage: float  # of the engine that had most
+    preemptions: int
+    recomputed_tokens: int
+    prefix_hit_tokens: int
 
 
 class Ending(Enum):
@@ -55,17 +58,18 @@ class SimReplica:
         check_sizes(settings)
         self.settings = settings
         self.started = time.time()
+        self._origin = time.monotonic()
         self.metrics = Metrics(settings, started=self.started)
         self.faults = FaultPlan(settings.faults, seed=settings.seed)
         kinds = damage_kinds(settings.damage_kinds)
         self._scorer = Scorer(DamagePlan(settings.damage_share, kinds, settings.seed))
         self.log = RequestLog(settings.request_log)
-        self._engine = _engine(settings)
-        self._driver = (
-            Driver(self._engine, self.metrics, time_scale=settings.time_scale)
+        self._engines = [_engine(settings) for _ in range(settings.engines)]
+        self._drivers = [
+            Driver(engine, metrics, time_scale=settings.time_scale)
+            for engine, metrics in zip(self._engines, self.metrics.engines, strict=True)
             if settings.time_scale
-            else None
-        )
+        ]
         self._fingerprint = f"vllm-{VERSION}-{crc32(msgspec.json.encode(settings)):08x}"
         self.outcomes = dict.fromkeys(("answered", "refused", "faulted", "aborted"), 0)
         self.requests = 0
@@ -86,16 +90,37 @@ class SimReplica:
     @property
     def stats(self) -> SimStats:
         """What happened so far."""
+        engines = self._engines
         return SimStats(
             requests=self.requests,
             in_flight=self._in_flight,
-            prompt_tokens=self.metrics.prompt_tokens,
-            generation_tokens=self.metrics.generation_tokens,
-            unprefilled_tokens=self._engine.unprefilled_tokens,
-            peak_unprefilled_tokens=self._engine.peak_unprefilled_tokens,
-            peak_kv_usage=self._engine.peak_kv_blocks / self._engine.kv.capacity,
+            prompt_tokens=sum(metrics.prompt_tokens for metrics in self.metrics.engines),
+            generation_tokens=sum(metrics.generation_tokens for metrics in self.metrics.engines),
+            unprefilled_tokens=sum(engine.unprefilled_tokens for engine in engines),
+            peak_unprefilled_tokens=max(engine.peak_unprefilled_tokens for engine in engines),
+            peak_kv_usage=max(engine.peak_kv_blocks / engine.kv.capacity for engine in engines),
+            preemptions=sum(engine.preemptions for engine in engines),
+            recomputed_tokens=sum(engine.recomputed_tokens for engine in engines),
+            prefix_hit_tokens=sum(engine.prefix_hit_tokens for engine in engines),
             **self.outcomes,
         )
+
+    def modelled_seconds(self) -> float:
+        """Modelled seconds since the start; wall seconds if answers come at once."""
+        return (time.monotonic() - self._origin) / (self.settings.time_scale or 1.0)
+
+    def wall_seconds_to(self, modelled: float) -> float:
+        """Wall seconds from now until so many modelled seconds since the start; 0 if they have passed."""
+        return max(0.0, (modelled - self.modelled_seconds()) * (self.settings.time_scale or 1.0))
+
+    def metrics_page(self) -> bytes:
+        """`/metrics`, as it stands or as a planned fault has frozen it."""
+        return self.metrics.page(frozen=self.faults.frozen(self.modelled_seconds()))
+
+    def load_report(self) -> dict[str, float]:
+        """What a client can have with each answer (ORCA); of several engines the last one's, as in vLLM."""
+        stats = self.metrics.engines[-1].stats
+        return {"kv_cache_usage_perc": stats.kv_usage, "num_requests_waiting": float(stats.waiting)}
 
     def arrive(self) -> int:
         """A generation request has come whole; returns its number, from 1."""
@@ -130,24 +155,31 @@ class SimReplica:
             raise error(500, LEAVING)
         budgets = call.budgets(self.settings.max_model_len)
         limit = self.settings.max_num_queued_reqs
-        if limit is not None and self._engine.queued >= limit:
+        if limit is not None and sum(engine.queued for engine in self._engines) >= limit:
             self.metrics.rejections["max_num_queued_reqs"] += 1
             raise error(503, BUSY)
-        generated = [self._generate(call, prompt, budget) for prompt, budget in budgets]
-        if self._driver is None:
+        arrived = self._drivers[0].now() if self._drivers else 0.0
+        generated = [self._generate(call, prompt, budget, arrived) for prompt, budget in budgets]
+        if not self._drivers:
             for completion, sequence in generated:
-                sequence.generated = sequence.output_tokens
-                self.metrics.count_at_once(sequence, completion.finish_reason)
+                sequence.finish_at_once()
+                self.metrics.engines[0].count_at_once(sequence, completion.finish_reason)
             return generated, None
         reasons = [one.completion.finish_reason for one in generated]
         ticket = Ticket([one.sequence for one in generated], reasons, follow=follow)
-        self._driver.submit(ticket)
+        for sequence in ticket.sequences:
+            self._least_loaded().submit(sequence, ticket)
         return generated, ticket
+
+    def _least_loaded(self) -> Driver:
+        """The engine that gets the next sequence: vLLM weighs a waiting one like four that run."""
+        return min(self._drivers, key=lambda driver: 4 * driver.engine.waiting + driver.engine.running)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Drop what is left of a call: its client has gone, or it is done."""
-        if self._driver is not None and ticket.left:
-            self._driver.withdraw(ticket)
+        if ticket.left:
+            for driver in self._drivers:
+                driver.withdraw(ticket)
 
     async def pause(self, seconds: float | None) -> None:
         """Wait that many wall seconds, for ever if None. Raises EngineDead if the engine dies meanwhile."""
@@ -183,15 +215,15 @@ class SimReplica:
     def die(self) -> None:
         """The engine is gone; everything in flight learns of it. Idempotent."""
         self._dead.set()
-        if self._driver is not None:
-            self._driver.die()
+        for driver in self._drivers:
+            driver.die()
 
     def close(self) -> None:
         """Let go of files; idempotent."""
         self.die()
         self.log.close()
 
-    def _generate(self, call: Call, prompt: Prompt, budget: int) -> Generated:
+    def _generate(self, call: Call, prompt: Prompt, budget: int, arrived: float) -> Generated:
         request = call.request
         completion = self._scorer.complete(
             prompt.parts,
@@ -199,9 +231,12 @@ class SimReplica:
             stops=request.stops,
             keep_stop=request.include_stop_str_in_output,
         )
-        arrived = self._driver.now() if self._driver is not None else 0.0
         sequence = Sequence(
-            prompt.tokens, output_tokens=completion.tokens, output_tokens_max=budget, arrived=arrived
+            prompt.tokens,
+            output_tokens=completion.tokens,
+            output_tokens_max=budget,
+            arrived=arrived,
+            keys=prompt.keys,
         )
         return Generated(completion, sequence)
 
@@ -210,8 +245,13 @@ def _engine(settings: SimSettings) -> Engine:
     limits = EngineLimits(
         batched_tokens_max=settings.max_num_batched_tokens,
         running_max=settings.max_num_seqs,
-        kv_blocks=settings.kv_capacity_tokens // BLOCK_TOKENS,
-        block_tokens=BLOCK_TOKENS,
+        kv_blocks=kv_blocks(settings),
+        block_tokens=block_tokens(settings),
+        reserve_full_isl=settings.reserve_full_isl,
+        watermark=settings.watermark,
+        prefix_cache=settings.prefix_cache != "off",
+        aligned=settings.prefix_cache == "hybrid",
+        state_blocks=state_blocks(settings),
     )
     cost = StepCost(
         fixed_seconds=settings.step_seconds,

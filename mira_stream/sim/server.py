@@ -5,18 +5,21 @@ import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 from aiohttp import hdrs, web
 
 from mira_stream.sim import answers
-from mira_stream.sim.answers import CHAT, COMPLETION, Choice, Kind
+from mira_stream.sim.answers import CHAT, COMPLETION, Choice, Kind, Usage
 from mira_stream.sim.driver import EngineDead, Ticket
 from mira_stream.sim.faults import Fault, FaultKind
 from mira_stream.sim.intake import Call, read_call
+from mira_stream.sim.orca import WANTED, load_headers
 from mira_stream.sim.replica import Ending, SimReplica
 from mira_stream.sim.request_log import RequestEntry, body_hash
 from mira_stream.sim.requests import DetokenizeRequest, TokenizeRequest, check_model, decode, turns
+from mira_stream.sim.settings import block_tokens
 from mira_stream.sim.stream import Generated, Teller
 from mira_stream.sim.tokens import decode as decode_ids
 from mira_stream.sim.tokens import encode_chat, encode_text, piece_of
@@ -105,7 +108,9 @@ class SimServer:
         content_type = http.headers.get(hdrs.CONTENT_TYPE, "")
         call = read_call(body, content_type, kind=kind, settings=self._settings)
         entry.prompt_tokens = call.prompt_tokens
-        fault = self._replica.faults.decide(entry.number, call.prompts[0].text)
+        fault = self._replica.faults.decide(
+            entry.number, call.prompts[0].text, now=self._replica.modelled_seconds()
+        )
         if fault is not None:
             entry.fault = fault.rule
             spoiled = await self._spoil(http, fault, entry)
@@ -135,14 +140,17 @@ class SimServer:
         """Let a fault act before any work; None if the request goes on."""
         if fault.kind in {FaultKind.SLOW, FaultKind.LOST}:
             return None
-        if fault.kind is FaultKind.HANG and fault.seconds is not None:
-            await self._replica.pause(fault.seconds)
+        if fault.kind is FaultKind.HANG:
+            seconds = fault.seconds
+            if seconds is None and fault.until is not None:
+                seconds = self._replica.wall_seconds_to(fault.until)
+            if seconds is None:
+                entry.outcome = "faulted"
+            await self._replica.pause(seconds)
             return None
         entry.outcome = "faulted"
         if fault.kind is FaultKind.STATUS:
             raise planned_error(fault.status, fault.seconds)
-        if fault.kind is FaultKind.HANG:
-            await self._replica.pause(None)
         if fault.kind is FaultKind.GARBAGE:
             return web.Response(body=_GARBAGE, headers={hdrs.CONTENT_TYPE: "text/html"})
         if fault.kind is FaultKind.CRASH:
@@ -166,8 +174,22 @@ class SimServer:
             for index, (completion, _) in enumerate(generated)
         ]
         completion_tokens = sum(one.completion.tokens for one in generated)
-        body = answers.body(self._head(http, call), choices, call.prompt_tokens, completion_tokens)
-        return web.Response(body=body, headers=_JSON)
+        usage = self._usage(call, generated, completion_tokens)
+        body = answers.body(self._head(http, call), choices, usage)
+        return web.Response(body=body, headers=_JSON | self._load_headers(http))
+
+    def _usage(self, call: Call, generated: list[Generated], completion_tokens: int) -> Usage:
+        """What the answer costs with so many completion tokens."""
+        if not self._settings.enable_prompt_tokens_details:
+            return Usage(call.prompt_tokens, completion_tokens)
+        one_each = generated[:: len(generated) // len(call.prompts)]
+        cached = sum(one.sequence.cached_tokens for one in one_each)
+        size = block_tokens(self._settings)
+        cachable = sum(prompt.tokens // size * size for prompt in call.prompts)
+        return Usage(call.prompt_tokens, completion_tokens, answers.prompt_details(cached, cachable))
+
+    def _load_headers(self, http: web.BaseRequest) -> dict[str, str]:
+        return load_headers(http.headers.get(WANTED), self._replica.load_report())
 
     async def _stream(
         self,
@@ -181,8 +203,9 @@ class SimServer:
         """Tell the answer as it grows. A fault that spoils the end of an answer cuts or delays the end of the stream."""
         began = time.monotonic()
         options = call.request.stream_options
-        teller = Teller(self._head(http, call), generated, prompt_tokens=call.prompt_tokens, options=options)
-        response = web.StreamResponse(headers=_EVENTS)
+        usage = partial(self._usage, call, generated)
+        teller = Teller(self._head(http, call), generated, usage=usage, options=options)
+        response = web.StreamResponse(headers=_EVENTS | self._load_headers(http))
         await response.prepare(http)
         try:
             while not teller.ended:
@@ -215,7 +238,7 @@ class SimServer:
         return web.Response(body=b'{"server_load":0}', headers=_JSON)
 
     async def _metrics(self, _: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(body=self._replica.metrics.render(), headers=_TEXT)
+        return web.Response(body=self._replica.metrics_page(), headers=_TEXT)
 
     async def _tokenize(self, http: web.BaseRequest) -> web.StreamResponse:
         request = decode(await http.read(), http.headers.get(hdrs.CONTENT_TYPE, ""), TokenizeRequest)

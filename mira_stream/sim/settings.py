@@ -1,6 +1,6 @@
 """The tunables of a simulated replica: what it serves, how big and how quick it is, and how it misbehaves."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -31,8 +31,51 @@ class SimSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 131_072
     max_num_seqs: Annotated[int, msgspec.Meta(ge=1, description="Requests that run at once at most.")] = 256
     kv_capacity_tokens: Annotated[
-        int, msgspec.Meta(ge=16, description="Tokens that the KV cache holds; must hold one longest request.")
+        int,
+        msgspec.Meta(
+            ge=16, description="Tokens that the KV cache of each engine holds; must hold one longest request."
+        ),
     ] = 1_048_576
+    engines: Annotated[
+        int, msgspec.Meta(ge=1, le=64, description="Data-parallel engines, each with its own KV and queue.")
+    ] = 1
+    reserve_full_isl: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Whether a request is admitted only if its whole prompt fits the KV, not just a chunk."
+        ),
+    ] = True
+    watermark: Annotated[
+        float, msgspec.Meta(ge=0, lt=1, description="Share of the KV blocks that admission leaves free.")
+    ] = 0.0
+    prefix_cache: Annotated[
+        Literal["blocks", "hybrid", "off"],
+        msgspec.Meta(
+            description="Prefix cache: `blocks` as for plain attention, `hybrid` as for models with a recurrent state,"
+            " where it hits only where a prefill has ended, `off`."
+        ),
+    ] = "blocks"
+    prefix_cache_tokens_max: Annotated[
+        int,
+        msgspec.Meta(ge=0, description="Tokens at the start of a prompt that the prefix cache looks at."),
+    ] = 8_192
+    hybrid_block_tokens: Annotated[
+        int, msgspec.Meta(ge=16, description="Tokens in one KV block with `prefix_cache` hybrid.")
+    ] = 1_056
+    state_tokens_per_request: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            description="KV that each running request takes beside its tokens, in tokens, as recurrent states do.",
+        ),
+    ] = 0
+    enable_prompt_tokens_details: Annotated[
+        bool, msgspec.Meta(description="Whether `usage` says how many prompt tokens were cached.")
+    ] = False
+    metric_names: Annotated[
+        Literal["new", "old"],
+        msgspec.Meta(description="Whether `/metrics` has today's names or those of older releases."),
+    ] = "new"
     max_num_queued_reqs: Annotated[
         Annotated[int, msgspec.Meta(ge=1)] | None,
         msgspec.Meta(description="Requests running or waiting above which a new one gets a 503; null: any."),
@@ -96,11 +139,32 @@ class SimSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+def block_tokens(settings: SimSettings) -> int:
+    """Tokens in one KV block."""
+    return settings.hybrid_block_tokens if settings.prefix_cache == "hybrid" else BLOCK_TOKENS
+
+
+def kv_blocks(settings: SimSettings) -> int:
+    """KV blocks of one engine."""
+    return settings.kv_capacity_tokens // block_tokens(settings)
+
+
+def state_blocks(settings: SimSettings) -> int:
+    """KV blocks that each running request holds beside its tokens."""
+    return -(-settings.state_tokens_per_request // block_tokens(settings))
+
+
 def check_sizes(settings: SimSettings) -> None:
-    """Raises Refusal where vLLM too would refuse to start: the KV cache cannot hold one longest request."""
-    if settings.kv_capacity_tokens // BLOCK_TOKENS * BLOCK_TOKENS < settings.max_model_len:
+    """Raises Refusal where vLLM too would refuse to start: sizes that no longest request, or no step, can fit."""
+    size = block_tokens(settings)
+    if kv_blocks(settings) < -(-settings.max_model_len // size) + state_blocks(settings):
         raise Refusal(
             f"kv_capacity_tokens is {settings.kv_capacity_tokens}, less than one request of"
-            f" max_model_len {settings.max_model_len}",
+            f" max_model_len {settings.max_model_len} in blocks of {size}",
             "raise kv_capacity_tokens, or lower max_model_len",
+        )
+    if settings.prefix_cache == "hybrid" and settings.max_num_batched_tokens < size:
+        raise Refusal(
+            f"max_num_batched_tokens is {settings.max_num_batched_tokens}, less than hybrid_block_tokens {size}",
+            "raise max_num_batched_tokens, or lower hybrid_block_tokens",
         )

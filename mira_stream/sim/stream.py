@@ -1,7 +1,7 @@
 """Tells completions piece by piece, as far as the engine has come with them."""
 
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mira_stream.sim.answers import (
@@ -9,6 +9,7 @@ from mira_stream.sim.answers import (
     Choice,
     Form,
     Head,
+    Usage,
     chunk_usage,
     opening_chunk,
     text_chunk,
@@ -66,11 +67,17 @@ class Teller:
     """Makes the chunks of one streamed answer."""
 
     def __init__(
-        self, head: Head, generated: list[Generated], *, prompt_tokens: int, options: StreamOptions | None
+        self,
+        head: Head,
+        generated: list[Generated],
+        *,
+        usage: Callable[[int], Usage],
+        options: StreamOptions | None,
     ) -> None:
+        """`usage` says what the answer has cost with so many completion tokens."""
         self._head = head
         self._spools = [_Spool(index, one) for index, one in enumerate(generated)]
-        self._prompt_tokens = prompt_tokens
+        self._usage_with = usage
         self._options = options or StreamOptions()
         self._opened = False
 
@@ -94,12 +101,12 @@ class Teller:
     def closing_chunks(self) -> Iterator[bytes]:
         """The usage, if asked for."""
         if self._options.include_usage:
-            yield usage_chunk(self._head, self._prompt_tokens, self._completion_tokens())
+            yield usage_chunk(self._head, self._usage_with(self._completion_tokens()))
 
     def _usage(self) -> Form | None:
         if not self._options.continuous_usage_stats:
             return None
-        return chunk_usage(self._prompt_tokens, self._completion_tokens())
+        return chunk_usage(self._usage_with(self._completion_tokens()))
 
     def _completion_tokens(self) -> int:
         return sum(spool.told_tokens for spool in self._spools)

@@ -150,6 +150,32 @@ def test_answers_have_the_same_form(name: str) -> None:
     play(SETTINGS, story)
 
 
+def test_cached_tokens_are_told_as_captured() -> None:
+    """With prompt token details on, a prompt that comes again has its full blocks cached; forms are the captured ones."""
+    captures = [load("B_cached_tokens_first"), load("B_cached_tokens_second")]
+
+    async def story(sim: SimHandle, session: aiohttp.ClientSession) -> None:
+        for capture in captures:
+            _, _, body = await send(sim, session, capture["request"])
+            ours, theirs = json.loads(body), capture["response"]["json"]
+            assert form(ours) == form(theirs)
+            told, block = ours["usage"]["prompt_tokens_details"], 16
+            full = (ours["usage"]["prompt_tokens"] - 1) // block * block
+            counted = theirs["usage"]["prompt_tokens_details"]
+            assert told["cached_tokens"] == (full if counted["cached_tokens"] else 0)
+            assert bool(told["created_cache_tokens"]) == bool(counted["created_cache_tokens"])
+
+    settings = SimSettings(
+        model="tiny",
+        max_model_len=8192,
+        kv_capacity_tokens=65_536,
+        time_scale=0.001,
+        api_key="sk-test-1",
+        enable_prompt_tokens_details=True,
+    )
+    play(settings, story)
+
+
 @pytest.mark.parametrize(
     "name", ["x_request_id_default_flags", "request_id_body", "completions_x_request_id"]
 )

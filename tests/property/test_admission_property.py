@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mira_stream.control.admission import Admitted, Decision, Deferred, PoolControl
+from mira_stream.control.admission import PoolControl
+from mira_stream.control.decision import Admitted, Decision, Deferred
 from mira_stream.control.health import BreakerState
 from mira_stream.control.permits import Permit
 from mira_stream.control.retry import Fault, FaultKind, GiveUp, History, Resend, StopPool, next_step

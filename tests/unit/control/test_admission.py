@@ -2,7 +2,8 @@
 
 import pytest
 
-from mira_stream.control.admission import Admitted, Deferred, PoolControl
+from mira_stream.control.admission import PoolControl
+from mira_stream.control.decision import Admitted, Deferred
 from mira_stream.control.health import BreakerState
 from mira_stream.control.permits import Permit
 from mira_stream.control.retry import Fault, FaultKind

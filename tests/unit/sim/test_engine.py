@@ -1,10 +1,10 @@
-"""The scheduler model: exact step times, first come first served, budgets, KV."""
+"""The scheduler model: first come first served, budgets, KV, aborts; what holds in every run."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mira_stream.sim.engine import Engine, EngineLimits, StepCost
+from mira_stream.sim.engine import Engine, EngineLimits, Step, StepCost
 from mira_stream.sim.sequence import Phase, Sequence
 
 COST = StepCost(
@@ -29,24 +29,6 @@ def drain(machine: Engine) -> list[float]:
         machine.end_step()
         ends.append(now)
     return ends
-
-
-def test_steps_cost_what_a_hand_calculation_says() -> None:
-    """A chunked prompt, a second one that joins, and decoding to the end take exactly the modelled times."""
-    machine = engine(budget=100)
-    first, second = sequence(150, 3), sequence(20, 2, arrived=1.0)
-    machine.submit(first)
-    machine.submit(second)
-    assert drain(machine) == pytest.approx(
-        [
-            2.0,  # 100 of the first prompt: 1 + 100 × 0.01
-            3.8,  # its other 50 and all 20 of the second, over 100 resident: 1 + 0.7 + 0.1
-            5.17,  # two decodes over 170 resident: 1 + 0.2 + 0.17
-            6.421,  # one decode, the second is done; 150 + 1 resident: 1 + 0.1 + 0.151
-        ]
-    )
-    assert (first.scheduled, first.first_token, first.finished) == pytest.approx((0.0, 3.8, 6.421))
-    assert (second.scheduled, second.first_token, second.finished) == pytest.approx((2.0, 3.8, 5.17))
 
 
 def test_the_first_token_comes_with_the_last_part_of_the_prompt() -> None:
@@ -76,46 +58,30 @@ def test_running_requests_come_before_waiting_ones() -> None:
     now = 0.0
     while (start := machine.next_start(now)) is not None:
         step = machine.begin_step(start)
-        shares.append([tokens for _, tokens in step.work])
+        shares.append([tokens for _, tokens in step.prefills])
         now = step.ended
         machine.end_step()
     assert shares == [[100], [100], [50, 5]]
 
 
-def test_a_request_that_does_not_fit_blocks_those_behind_it() -> None:
-    """Admission is by order of arrival: a short request does not slip past a long one that lacks KV."""
+def test_kv_is_held_for_what_is_computed() -> None:
+    """Usage counts blocks of tokens computed or being computed; nothing is reserved for the output."""
     machine = engine(budget=1000, blocks=10)
-    first, large, small = sequence(64, 16), sequence(96, 16), sequence(8, 8)
-    for one in (first, large, small):
-        machine.submit(one)
-    machine.begin_step(0.0)
-    machine.end_step()
-    assert [one.phase for one in (first, large, small)] == [Phase.RUNNING, Phase.WAITING, Phase.WAITING]
-    assert (machine.stats.running, machine.stats.waiting) == (1, 2)
-    drain(machine)
-    assert first.finished <= large.scheduled <= small.scheduled
-
-
-def test_kv_is_reserved_for_the_budget_and_shown_as_held() -> None:
-    """Usage counts blocks of the full prompt and of generated tokens; the output budget keeps others out."""
-    machine = engine(budget=1000, blocks=10)
-    machine.submit(sequence(30, 20, budget=100))  # 2 blocks of prompt, 9 with its budget
-    machine.submit(sequence(20, 4))  # needs 2
+    machine.submit(sequence(30, 20, budget=100))  # 2 blocks of prompt
     machine.begin_step(0.0)
     machine.end_step()
     assert machine.stats.kv_usage == 0.2
-    assert (machine.kv.held, machine.kv.reserved) == (2, 9)
-    for now in range(2):
-        machine.begin_step(float(now))
+    for number in range(3):
+        machine.begin_step(1.0 + number)
         machine.end_step()
     assert machine.kv.held == 3  # the 33rd token opened the third block
-    assert machine.stats.waiting == 1
     drain(machine)
-    assert (machine.kv.held, machine.kv.reserved, machine.stats.kv_usage) == (0, 0, 0.0)
+    assert (machine.kv.held, machine.stats.kv_usage, machine.peak_kv_blocks) == (0, 0.0, 4)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 4])
-def test_abort_frees_everything_it_held(steps: int) -> None:
+@pytest.mark.parametrize("within", [False, True])
+def test_abort_frees_everything_it_held(steps: int, within: bool) -> None:
     """A request that is dropped while it waits, prefills or decodes leaves no token and no block behind."""
     machine = engine(budget=100)
     only = sequence(150, 30)
@@ -123,9 +89,13 @@ def test_abort_frees_everything_it_held(steps: int) -> None:
     for now in range(steps):
         machine.begin_step(float(now))
         machine.end_step()
+    if within:
+        machine.begin_step(float(steps))
     machine.abort(only)
+    if within:
+        machine.end_step()
     assert only.phase is Phase.ABORTED
-    assert (machine.kv.held, machine.kv.reserved, machine.resident_tokens) == (0, 0, 0)
+    assert (machine.kv.held, machine.resident_tokens) == (0, 0)
     assert (machine.unprefilled_tokens, machine.queued, machine.next_start(9.0)) == (0, 0, None)
     machine.abort(only)  # again is no error
 
@@ -139,52 +109,135 @@ def test_abort_during_a_step_books_nothing_for_it() -> None:
     machine.begin_step(0.0)
     machine.abort(dropped)
     end = machine.end_step()
-    assert end.advanced == [kept]
+    assert (end.advanced, end.started) == (1, [kept])
     assert (dropped.computed, kept.computed, machine.resident_tokens) == (0, 20, 20)
 
 
-Job = tuple[int, int, int, float, int | None]
+Job = tuple[int, int, int, float, int | None, int]
 JOBS = st.lists(
     st.tuples(
         st.integers(1, 120),  # prompt
-        st.integers(1, 12),  # output
-        st.integers(0, 40),  # budget beyond the output
+        st.integers(1, 60),  # output
+        st.integers(0, 12),  # budget beyond the output
         st.floats(0, 30),  # wait since the last arrival
-        st.one_of(st.none(), st.integers(0, 25)),  # step before which it is aborted
+        st.one_of(st.none(), st.integers(0, 25)),  # step in which it is aborted
+        st.integers(0, 3),  # which of some shared prefixes it has
     ),
     min_size=1,
     max_size=12,
 )
+LIMITS = st.builds(
+    EngineLimits,
+    batched_tokens_max=st.integers(16, 90),
+    running_max=st.integers(1, 5),
+    kv_blocks=st.just(13),
+    reserve_full_isl=st.booleans(),
+    watermark=st.sampled_from([0.0, 0.2]),
+    prefix_cache=st.booleans(),
+    aligned=st.booleans(),
+    state_blocks=st.integers(0, 1),
+)
 
 
-@settings(max_examples=150, deadline=None)
-@given(jobs=JOBS, budget=st.integers(4, 90), seats=st.integers(1, 4))
-def test_no_limit_is_ever_passed(jobs: list[Job], budget: int, seats: int) -> None:
-    """Step budget, seats and KV hold at every step; order is FCFS; all that was not dropped comes to its end."""
-    machine = engine(budget=budget, seats=seats, blocks=12)
-    arrived = 0.0
-    all_of_them: list[tuple[Sequence, int | None]] = []
-    for prompt, output, slack, gap, abort_at in jobs:
-        arrived += gap
-        one = sequence(prompt, output, budget=output + slack, arrived=arrived)
-        machine.submit(one)
-        all_of_them.append((one, abort_at))
-    now, number = 0.0, 0
-    while (start := machine.next_start(now)) is not None:
-        step = machine.begin_step(start)
-        for one, abort_at in all_of_them:
-            if abort_at == number:
-                machine.abort(one)
-        assert sum(tokens for _, tokens in step.work) == step.prefill_tokens + step.decode_tokens <= budget
-        assert len(step.work) <= seats
-        assert machine.kv.held <= machine.kv.reserved <= machine.kv.capacity
-        machine.end_step()
-        now, number = step.ended, number + 1
-        running = [one for one, _ in all_of_them if one.phase is Phase.RUNNING]
-        assert machine.resident_tokens == sum(one.computed + max(0, one.generated - 1) for one in running)
-    whole = [one for one, _ in all_of_them if one.phase is Phase.FINISHED]
-    assert all(one.phase in {Phase.FINISHED, Phase.ABORTED} for one, _ in all_of_them)
+class Run:
+    """Plays jobs to the end and checks at each step what must hold."""
+
+    def __init__(self, limits: EngineLimits, jobs: list[Job]) -> None:
+        self.limits = limits
+        self.machine = Engine(limits, COST)
+        self.abort_at: dict[Sequence, int | None] = {}
+        self.trail: list[tuple[float, int, int, int, int]] = []
+        self.emitted = self.computed = self.finished = 0
+        arrived = 0.0
+        for prompt, output, slack, gap, abort_at, shared in jobs:
+            arrived += gap
+            keys = tuple((shared, number) for number in range(min(shared, prompt // 16)))
+            one = Sequence(
+                prompt, output_tokens=output, output_tokens_max=output + slack, arrived=arrived, keys=keys
+            )
+            self.machine.submit(one)
+            self.abort_at[one] = abort_at
+
+    def play(self) -> None:
+        now = 0.0
+        while (start := self.machine.next_start(now)) is not None:
+            step = self.machine.begin_step(start)
+            self._check_step(step)
+            for one, abort_at in self.abort_at.items():
+                if abort_at == len(self.trail):
+                    self.machine.abort(one)
+            end = self.machine.end_step()
+            self.emitted += end.advanced
+            self.finished += len(end.finished)
+            now = step.ended
+            self.trail.append(
+                (now, step.prefill_tokens, step.decode_tokens, step.preempted, self.machine.kv.held)
+            )
+            self._check_state()
+
+    def _check_step(self, step: Step) -> None:
+        machine = self.machine
+        tokens = step.prefill_tokens + step.decode_tokens
+        assert 0 < tokens <= self.limits.batched_tokens_max
+        assert step.prefill_tokens == sum(tokens for _, tokens in step.prefills)
+        assert machine.running <= min(self.limits.running_max, self.limits.batched_tokens_max)
+        assert machine.kv.held <= machine.kv.capacity
+        assert not (step.preempted and any(one.scheduled == step.started for one, _ in step.prefills))
+        self.computed += tokens
+
+    def _check_state(self) -> None:
+        machine = self.machine
+        running = [one for one in self.abort_at if one.phase is Phase.RUNNING]
+        waiting = [one for one in self.abort_at if one.phase is Phase.WAITING]
+        assert machine.resident_tokens == sum(one.computed for one in running)
+        left = sum(one.known_tokens - one.computed for one in running if not one.decoding)
+        assert machine.unprefilled_tokens == left + sum(one.known_tokens for one in waiting)
+        assert machine.stats.running == machine.running == len(running)
+        assert machine.stats.waiting == machine.waiting == len(waiting)
+        assert machine.kv.held >= len({key for one in running for key in one.held_keys})
+
+
+@settings(max_examples=300, deadline=None)
+@given(jobs=JOBS, limits=LIMITS)
+def test_what_holds_in_every_run(jobs: list[Job], limits: EngineLimits) -> None:
+    """Step budget, seats and KV hold at every step; all that was not dropped comes to its end; nothing is left over."""
+    run = Run(limits, jobs)
+    run.play()
+    machine = run.machine
+    whole = [one for one in run.abort_at if one.phase is Phase.FINISHED]
+    assert all(one.phase in {Phase.FINISHED, Phase.ABORTED} for one in run.abort_at)
+    assert all(one.phase is Phase.FINISHED for one, abort_at in run.abort_at.items() if abort_at is None)
+    assert len(whole) == run.finished
     assert all(one.generated == one.output_tokens for one in whole)
     assert all(one.arrived <= one.scheduled < one.first_token <= one.finished for one in whole)
     assert [one.scheduled for one in whole] == sorted(one.scheduled for one in whole)
-    assert (machine.kv.held, machine.kv.reserved, machine.unprefilled_tokens) == (0, 0, 0)
+    assert (machine.kv.held, machine.stats.kv_usage) == (0, 0.0)
+    assert (machine.unprefilled_tokens, machine.resident_tokens, machine.queued) == (0, 0, 0)
+    assert machine.preemptions == sum(one.preemptions for one in run.abort_at)
+
+
+@settings(max_examples=200, deadline=None)
+@given(jobs=JOBS, limits=LIMITS)
+def test_tokens_are_conserved(jobs: list[Job], limits: EngineLimits) -> None:
+    """Without aborts, what is computed is prompts less hits, outputs but for their last tokens, and what was lost."""
+    run = Run(limits, [(*job[:4], None, job[5]) for job in jobs])
+    run.play()
+    sequences = list(run.abort_at)
+    assert run.emitted == sum(one.output_tokens for one in sequences)
+    once = sum(one.prompt_tokens - one.cached_tokens + one.output_tokens - 1 for one in sequences)
+    if not limits.prefix_cache:  # with it, what others computed may save a preempted sequence some
+        assert run.computed == once + run.machine.recomputed_tokens
+        assert run.machine.prefix_hit_tokens == 0
+    if not run.machine.preemptions:
+        assert (run.machine.recomputed_tokens, run.computed) == (0, once)
+    assert run.machine.prefix_hit_tokens == sum(one.cached_tokens for one in sequences)
+
+
+@settings(max_examples=60, deadline=None)
+@given(jobs=JOBS, limits=LIMITS)
+def test_equal_runs_are_equal(jobs: list[Job], limits: EngineLimits) -> None:
+    """The same submissions give the same steps to the last bit."""
+    first, second = Run(limits, jobs), Run(limits, jobs)
+    first.play()
+    second.play()
+    assert first.trail == second.trail

@@ -25,6 +25,9 @@ def hits(*rules: str, text: str = "", requests: int = 20, seed: int = 0) -> list
         ("garbage@all:share=0.25", {"kind": FaultKind.GARBAGE, "share": 0.25}),
         ("crash@40", {"kind": FaultKind.CRASH, "first": 40, "last": 40}),
         ("kill@40", {"kind": FaultKind.KILL, "first": 40, "last": 40}),
+        ("hang@10s-70.5s", {"kind": FaultKind.HANG, "since": 10.0, "until": 70.5}),
+        ("500@10s-:share=0.5", {"kind": FaultKind.STATUS, "status": 500, "since": 10.0, "share": 0.5}),
+        ("frozen@0s-60s", {"kind": FaultKind.FROZEN, "since": 0.0, "until": 60.0}),
     ],
 )
 def test_faults_are_read(rule: str, expected: dict[str, object]) -> None:
@@ -50,6 +53,11 @@ def test_faults_are_read(rule: str, expected: dict[str, object]) -> None:
         ("500@all:times=0", "out of range"),
         ("500@all:0.5x", "out of range"),
         ("slow@all", "slow needs"),
+        ("500@9s-3s", "ends after it begins"),
+        ("500@9s", "not all, N"),
+        ("500@9-12s", "not all, N"),
+        ("frozen@all", "frozen needs a span"),
+        ("frozen@1s-2s:3x", "frozen needs a span"),
     ],
 )
 def test_a_fault_that_cannot_be_read_says_why(rule: str, complaint: str) -> None:
@@ -87,3 +95,18 @@ def test_the_first_of_several_faults_acts() -> None:
     plan = FaultPlan(["503@1-2:times=1", "500@all"], seed=0)
     faults = [plan.decide(number, "") for number in (1, 2)]
     assert [fault.status if fault else None for fault in faults] == [503, 500]
+
+
+def test_a_span_hits_what_arrives_in_it() -> None:
+    """A span includes its beginning and not its end; an open one has none."""
+    plan = FaultPlan(["500@10s-20s", "503@30s-"], seed=0)
+    times = (0.0, 9.9, 10.0, 19.9, 20.0, 30.0, 1e9)
+    faults = [plan.decide(number, "", now=now) for number, now in enumerate(times, 1)]
+    assert [fault.status if fault else None for fault in faults] == [None, None, 500, 500, None, 503, 503]
+
+
+def test_frozen_metrics_hit_no_request() -> None:
+    """`frozen` is a matter of `/metrics` alone."""
+    plan = FaultPlan(["frozen@10s-20s"], seed=0)
+    assert [plan.frozen(now) for now in (9.9, 10.0, 19.9, 20.0)] == [False, True, True, False]
+    assert plan.decide(1, "", now=15.0) is None
