@@ -11,6 +11,7 @@ import msgspec
 from mira_stream.control.intervals import IntervalSet
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import Line, ObjectVersion, RecordKey
+from mira_stream.core.request import PromptIds
 from mira_stream.core.segment import Plan, PublishedKey, Received, Trailer
 from mira_stream.core.usage import Load, Reply, ServedModel
 
@@ -205,6 +206,16 @@ class Sink(Protocol):
 
     async def chains(self) -> dict[str, int]:
         """For each partition that has a segment the seq behind its last one, whatever may be missing before it."""
+
+
+class PromptCounter(Protocol):
+    """Exact tokens of a pool's prompts, as its replicas count them. Raises Transient while nothing can say."""
+
+    async def count(self, user: str) -> int:
+        """Tokens of the whole prompt with this user message, chat template and system message included."""
+
+    async def encode(self, user: str) -> PromptIds:
+        """The ids of that prompt; what spells a special token in the message is text."""
 
 
 class Replica(Protocol):

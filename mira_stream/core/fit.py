@@ -74,6 +74,14 @@ def truncate_counted(
     return _cut(text, turns, estimate=measured, keep=estimate.raw - estimate.overhead - cut)
 
 
+def truncate_to(text: str, turns: tuple[int, ...], *, raw: int, tokens: int, keep: int) -> Truncated:
+    """Cut the middle out of a record of `raw` raw and `tokens` exact tokens so that about `keep` raw ones stay.
+
+    For those who count exactly what they get and cut again. The text is empty if not even a note fits.
+    """
+    return _cut(text, turns, estimate=Estimate(tokens, tokens, tokens, raw), keep=keep)
+
+
 def _cut(text: str, turns: tuple[int, ...], *, estimate: Estimate, keep: int) -> Truncated:
     """Keep head and tail of `text`, about half of `keep` raw tokens each, the note between them included."""
     whole = estimate.raw - estimate.overhead

@@ -11,6 +11,13 @@ _encode = msgspec.json.Encoder().encode
 class RequestSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`[request]`: sampling as on the scorers' model card, and what to do with long records and bad replies."""
 
+    mode: Annotated[
+        Literal["chat", "tokens"],
+        Meta(
+            description="chat: the replica applies its chat template; tokens: it is applied here, and token ids are "
+            "sent to /v1/completions (needs the pool's tokenizer)."
+        ),
+    ] = "chat"
     temperature: Annotated[
         float, Meta(ge=0, le=2, description="Sampling temperature; the card's is 0.7.")
     ] = 0.7
@@ -59,6 +66,13 @@ class RequestSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.3
 
 
+class PromptIds(msgspec.Struct, frozen=True):
+    """An encoded prompt: how many tokens, and their ids as JSON numbers with commas between."""
+
+    tokens: int
+    ids: bytes
+
+
 class RequestEncoder:
     """Bodies for one model under one set of settings. All but the user message is encoded once.
 
@@ -66,12 +80,13 @@ class RequestEncoder:
     The system message comes first and is byte-identical as long as it is the same string.
     """
 
-    __slots__ = ("_end", "_head", "_reask_end", "_system", "_tokenize_end")
+    __slots__ = ("_end", "_head", "_ids_end", "_reask_end", "_reask_ids_end", "_system", "_tokenize_end")
 
     def __init__(self, settings: RequestSettings, model: str | None = None) -> None:
         self._head = b"{" + (b'"model":%b,' % _encode(model) if model is not None else b"")
-        self._end = _end(_sampling(settings))
-        self._reask_end = _end(_sampling(settings, reask=True))
+        asked, again = _sampling(settings), _sampling(settings, reask=True)
+        self._end, self._reask_end = _end(asked), _end(again)
+        self._ids_end, self._reask_ids_end = _ids_end(asked), _ids_end(again)
         self._tokenize_end = _end(
             {"add_generation_prompt": True, "chat_template_kwargs": settings.chat_template_kwargs or None}
         )
@@ -81,12 +96,18 @@ class RequestEncoder:
         """The body for `/v1/chat/completions`."""
         return b"".join((self._before(system), _encode(user), self._end))
 
+    def encode_ids(self, prompt: PromptIds) -> bytes:
+        """The body for `/v1/completions`, of a prompt whose chat template was applied here."""
+        return b"".join((self._head, b'"prompt":[', prompt.ids, self._ids_end))
+
     def encode_reask(self, body: bytes) -> bytes:
         """The body that asks again what `body` asked: without seed, not colder than the least. Idempotent."""
-        if body.endswith(self._reask_end):
-            return body
-        assert body.endswith(self._end), "a body of another encoder"
-        return body[: len(body) - len(self._end)] + self._reask_end
+        for end, again in ((self._end, self._reask_end), (self._ids_end, self._reask_ids_end)):
+            if body.endswith(again):
+                return body
+            if body.endswith(end):
+                return body[: len(body) - len(end)] + again
+        raise AssertionError("a body of another encoder")
 
     def encode_tokenize(self, system: str, user: str) -> bytes:
         """The body for `/tokenize`: counts exactly the prompt that `encode_chat` makes the replica build."""
@@ -123,3 +144,8 @@ def _sampling(settings: RequestSettings, *, reask: bool = False) -> dict[str, ob
 def _end(fields: dict[str, object]) -> bytes:
     """What follows the user's text; fields that are None are left out."""
     return b"}]," + _encode({key: value for key, value in fields.items() if value is not None})[1:]
+
+
+def _ids_end(fields: dict[str, object]) -> bytes:
+    """What follows the ids: the template's arguments were used up when they were made."""
+    return _end({**fields, "chat_template_kwargs": None})[1:]

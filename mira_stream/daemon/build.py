@@ -13,9 +13,10 @@ from mira_stream.control.admission import PoolControl
 from mira_stream.control.health import BreakerState
 from mira_stream.core.errors import MiraStreamError
 from mira_stream.core.naming import SourceNaming
-from mira_stream.core.tokens import Estimator
+from mira_stream.core.tokens import Estimator, raw_tokens
 from mira_stream.core.usage import Reply
 from mira_stream.daemon.config import Config
+from mira_stream.daemon.counters import OpenCounter, canned_chat, open_counters, warm_up_body
 from mira_stream.daemon.lake import (
     failpoint_from_environment,
     make_source,
@@ -28,11 +29,12 @@ from mira_stream.daemon.service import Daemon
 from mira_stream.pipeline.account import Account
 from mira_stream.pipeline.channel import Channel
 from mira_stream.pipeline.commit import CommitSettings, Committer
-from mira_stream.pipeline.dispatch import CANNED_RECORD, Dispatcher, PoolIdentity, Workplace
+from mira_stream.pipeline.dispatch import Dispatcher
 from mira_stream.pipeline.draft import Prepared
 from mira_stream.pipeline.prepare import PoolEntry, Preparer, Tools
 from mira_stream.pipeline.raw import RawChannel, RawRecord
 from mira_stream.pipeline.read import Discovery, Reader, ReadSettings
+from mira_stream.pipeline.request import PoolIdentity, Workplace
 from mira_stream.pipeline.rows import Fingerprints, RowMaker
 from mira_stream.pipeline.topology import Pipeline, Stages
 from mira_stream.pipeline.watch import Watcher
@@ -49,13 +51,14 @@ _NO_POOL = ""
 
 
 class Adapters(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that touches the world, opened; `replicas` by group and name."""
+    """Everything that touches the world, opened; `replicas` by group and name, exact counters by group."""
 
     source: Source
     ledger: Ledger
     sink: Sink
     replicas: Mapping[str, Mapping[str, Replica]]
     workers: Executor
+    counters: Mapping[str, OpenCounter] = {}
 
 
 @asynccontextmanager
@@ -80,11 +83,19 @@ async def built(config: Config, *, once: bool) -> AsyncIterator[Daemon]:
         replicas = {
             plan.group: {
                 replica.name: replica
-                for replica in (VllmReplica(url, session, api_key=plan.api_key) for url in plan.replicas)
+                for replica in (
+                    VllmReplica(url, session, api_key=plan.api_key, mode=config.request.mode)
+                    for url in plan.replicas
+                )
             }
             for plan in plans
         }
-        adapters = Adapters(source=source, ledger=ledger, sink=sink, replicas=replicas, workers=workers)
+        counters = await stack.enter_async_context(
+            open_counters(config, plans, executor=workers, meters=meters)
+        )
+        adapters = Adapters(
+            source=source, ledger=ledger, sink=sink, replicas=replicas, workers=workers, counters=counters
+        )
         yield Daemon(assemble(config, plans, adapters, meters, once=once), meters)
 
 
@@ -119,7 +130,9 @@ def assemble(
         for plan in plans
     }
     naming = SourceNaming.parse(config.source.name_from)
-    entries = {plan.group: _entry(plan, dispatchers[plan.group]) for plan in plans}
+    entries = {
+        plan.group: _entry(plan, dispatchers[plan.group], adapters.counters.get(plan.group)) for plan in plans
+    }
     channels = _channels(plans, meters)
     settings = ReadSettings(
         list_seconds=config.source.list_seconds, open_objects_max=config.source.open_objects_max, once=once
@@ -187,23 +200,31 @@ def _dispatcher(
     estimator: Estimator,
     on_stopped: Callable[[], None],
 ) -> Dispatcher:
+    counter = adapters.counters.get(plan.group)
+
     def learn(prepared: Prepared, reply: Reply) -> None:
+        if counter is not None and not prepared.raw_tokens:
+            counter.exact.compare(prepared.prompt_tokens, reply.usage.prompt_tokens)
         estimator.observe(prepared.subject.source, prepared.raw_tokens, reply.usage.prompt_tokens)
 
     replicas = adapters.replicas[plan.group]
+    canned = counter.canned if counter is not None else canned_chat(plan)
     identity = PoolIdentity(
         group=plan.group,
         model=plan.model,
         prompting=plan.prompting,
         fingerprints=Fingerprints(plan.rubric.fingerprint, plan.prompting.template.fingerprint),
-        canned=plan.prompting.encoder.encode_chat(*plan.prompting.template.messages(CANNED_RECORD)),
+        canned=canned,
+        warm_up=warm_up_body(plan, canned if config.request.mode == "tokens" else None),
         reasks_max=config.request.reasks_max,
     )
-    control = PoolControl(list(replicas), config.admission)
+    template = plan.prompting.template
+    shared_tokens = raw_tokens(template.system + template.before)
+    control = PoolControl(list(replicas), config.admission, shared_tokens=shared_tokens)
     return Dispatcher(identity, control, replicas, workplace=workplace, learn=learn, on_stopped=on_stopped)
 
 
-def _entry(plan: PoolPlan, dispatcher: Dispatcher) -> PoolEntry:
+def _entry(plan: PoolPlan, dispatcher: Dispatcher, counter: OpenCounter | None) -> PoolEntry:
     async def count(body: bytes) -> int | None:
         """Ask the first replica that is able to say; None if none is well."""
         trouble: MiraStreamError | None = None
@@ -218,7 +239,8 @@ def _entry(plan: PoolPlan, dispatcher: Dispatcher) -> PoolEntry:
             raise trouble
         return None
 
-    return PoolEntry(prompting=plan.prompting, count=count, offer=dispatcher.offer)
+    exact = counter.exact if counter is not None else None
+    return PoolEntry(prompting=plan.prompting, count=count, offer=dispatcher.offer, exact=exact)
 
 
 def _channels(plans: tuple[PoolPlan, ...], meters: Meters) -> dict[str, RawChannel]:

@@ -1,6 +1,7 @@
 """`mira-stream check`: everything that can be wrong before a record is scored, in words that say what to do."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 
 import msgspec
@@ -8,9 +9,9 @@ import msgspec
 from mira_stream.core.errors import MiraStreamError, Refusal
 from mira_stream.core.reply import parse
 from mira_stream.daemon.config import Config
+from mira_stream.daemon.counters import canned_chat, open_counters
 from mira_stream.daemon.lake import open_ledger, open_stores, probe_stores
 from mira_stream.daemon.pools import PoolPlan, plan_pools
-from mira_stream.pipeline.dispatch import CANNED_RECORD
 from mira_stream.pipeline.watch import unfit
 from mira_stream.replica.vllm import VllmReplica, open_session
 from mira_stream.telemetry.meters import Meters
@@ -59,11 +60,13 @@ async def check_all(config: Config, *, offline: bool) -> Report:
     plans = plan_pools(config)
     stores = open_stores(config, Meters())
     findings = [_rubric_finding(plan) for plan in plans]
+    counted, canned = await _check_counters(config, plans)
+    findings += counted
     findings.append(Finding("calibration", Verdict.NOTE, _UNCALIBRATED))
     findings.append(await _tried("ledger", lambda: _check_ledger(config, stores.sink.uri)))
     if not offline:
         findings.append(await _tried("stores", lambda: _check_stores(config)))
-        findings += await _check_replicas(plans)
+        findings += await _check_replicas(config, plans, canned)
     return Report(findings)
 
 
@@ -104,25 +107,43 @@ async def _check_stores(config: Config) -> str:
     return "; ".join([f"{stores.source.uri} and {stores.sink.uri} keep their conditions", *notes])
 
 
-async def _check_replicas(plans: Sequence[PoolPlan]) -> list[Finding]:
+async def _check_counters(
+    config: Config, plans: Sequence[PoolPlan]
+) -> tuple[list[Finding], Mapping[str, bytes]]:
+    """How each pool's prompts are counted, and the canned request of each; loads the tokenizers. Raises Refusal."""
+    with ThreadPoolExecutor(1, "check") as executor:
+        async with open_counters(config, plans, executor=executor, meters=Meters()) as counters:
+            says = {group: counter.says for group, counter in counters.items()}
+            canned = {group: counter.canned for group, counter in counters.items()}
+    return [
+        Finding(f"tokens of {plan.group}", Verdict.OK, says.get(plan.group, _ESTIMATED)) for plan in plans
+    ], canned
+
+
+_ESTIMATED = "estimated, and counted by the replicas near the limit; exact with the pool's `tokenizer`"
+
+
+async def _check_replicas(
+    config: Config, plans: Sequence[PoolPlan], canned: Mapping[str, bytes]
+) -> list[Finding]:
     findings = []
     async with open_session() as session:
         for plan in plans:
             for url in plan.replicas:
-                replica = VllmReplica(url, session, api_key=plan.api_key)
-                findings.append(await _check_replica(replica, plan))
+                replica = VllmReplica(url, session, api_key=plan.api_key, mode=config.request.mode)
+                findings.append(
+                    await _check_replica(replica, plan, canned.get(plan.group) or canned_chat(plan))
+                )
     return findings
 
 
-async def _check_replica(replica: VllmReplica, plan: PoolPlan) -> Finding:
+async def _check_replica(replica: VllmReplica, plan: PoolPlan, body: bytes) -> Finding:
     what = f"replica {replica.name}"
     try:
         served = tuple(await replica.models())
         problem = unfit(served, plan.model, plan.prompting.context_tokens)
         if problem is not None:
             return Finding(what, Verdict.FAILED, problem, _UNFIT_HINT)
-        template, encoder = plan.prompting.template, plan.prompting.encoder
-        body = encoder.encode_chat(*template.messages(CANNED_RECORD))
         reply = await replica.ask(body, timeout_seconds=_CANNED_SECONDS)
     except MiraStreamError as error:
         return Finding(what, Verdict.FAILED, str(error), "is it up, and are [request] and the API key right?")

@@ -13,6 +13,7 @@ from mira_stream.control.settings import AdmissionSettings
 from mira_stream.core.errors import Refusal
 from mira_stream.core.request import RequestSettings
 from mira_stream.ledger.settings import LedgerSettings
+from mira_stream.replica.counter_settings import CounterSettings
 from mira_stream.sink.settings import SinkSettings
 from mira_stream.source.settings import SourceSettings
 from mira_stream.source.store_settings import StoreSettings
@@ -53,6 +54,13 @@ class PoolSection(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: Annotated[
         Annotated[int, Meta(ge=1024)] | None,
         Meta(description="Longest prompt and reply together; default: the group's in groups.toml."),
+    ] = None
+    tokenizer: Annotated[
+        str | None,
+        Meta(
+            description="The model's tokenizer folder, or its tokenizer.json: prompts are counted exactly; default: "
+            "by estimate, and by the replicas near the limit."
+        ),
     ] = None
     api_key_env: Annotated[
         str | None,
@@ -127,6 +135,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     request: RequestSettings = RequestSettings()
     prompt: PromptSection = PromptSection()
     anchors: AnchorsSection = AnchorsSection()
+    counter: CounterSettings = CounterSettings()
     record: RecordSection = RecordSection()
     http: HttpSection = HttpSection()
     log: LogSection = LogSection()

@@ -3,21 +3,34 @@ with replicas."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mira_stream.core.errors import Refusal
 from mira_stream.core.group import UNKNOWN, Group
-from mira_stream.core.prompt import PromptTemplate
+from mira_stream.core.prompt import SPECIAL_TOKENS, PromptTemplate
 from mira_stream.core.request import RequestEncoder
 from mira_stream.core.rubric import Rubric
 from mira_stream.daemon.anchors import load_groups, load_rubric
 from mira_stream.daemon.config import Config, PoolSection, PromptSection
 from mira_stream.daemon.secrets import read_secret
 from mira_stream.pipeline.draft import Prompting
+from mira_stream.replica.tokenizer import special_tokens, tokenizer_file
 from mira_stream.replica.vllm import server_name
 
+if TYPE_CHECKING:
+    from mira_stream.replica.chat_template import ChatTemplate
+
 EVERY_SOURCE = "*"
+
+
+class TokenizerPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A pool's tokenizer, read but not loaded: its file, its special tokens, and the chat template beside it."""
+
+    file: Path
+    special: dict[str, int]
+    template: "ChatTemplate"
 
 
 class PoolPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +43,7 @@ class PoolPlan(msgspec.Struct, frozen=True, kw_only=True):
     rubric: Rubric
     prompting: Prompting
     api_key: str | None
+    tokenizer: TokenizerPlan | None = None
 
 
 def plan_pools(config: Config) -> tuple[PoolPlan, ...]:
@@ -70,6 +84,7 @@ def _plan(section: PoolSection, config: Config, groups: dict[str, Group]) -> Poo
             f"[request] max_tokens {config.request.max_tokens} leaves no room for a record in {context} tokens",
             "lower max_tokens, or raise the pool's context_tokens",
         )
+    tokenizer = _tokenizer(section, config)
     prompting = Prompting(
         group=group.id,
         slots=rubric.slots,
@@ -78,6 +93,7 @@ def _plan(section: PoolSection, config: Config, groups: dict[str, Group]) -> Poo
         context_tokens=context,
         max_tokens=config.request.max_tokens,
         truncate=config.request.overflow == "middle",
+        special=SPECIAL_TOKENS.union(tokenizer.special if tokenizer else ()),
     )
     return PoolPlan(
         group=group.id,
@@ -87,7 +103,24 @@ def _plan(section: PoolSection, config: Config, groups: dict[str, Group]) -> Poo
         rubric=rubric,
         prompting=prompting,
         api_key=read_secret(section.api_key_env) if section.api_key_env else None,
+        tokenizer=tokenizer,
     )
+
+
+def _tokenizer(section: PoolSection, config: Config) -> TokenizerPlan | None:
+    if section.tokenizer is None:
+        if config.request.mode == "tokens":
+            raise Refusal(
+                f'[request] mode = "tokens" needs a tokenizer in the [[pool]] of {section.group}',
+                "give the model's folder as `tokenizer`, or leave `mode` out",
+            )
+        return None
+    file = tokenizer_file(section.tokenizer)
+    # Only now it is known that Jinja is installed.
+    from mira_stream.replica.chat_template import load_chat_template
+
+    template = load_chat_template(file.parent, config.request.chat_template_kwargs)
+    return TokenizerPlan(file=file, special=special_tokens(file), template=template)
 
 
 def _group(section: PoolSection, groups: dict[str, Group]) -> Group:

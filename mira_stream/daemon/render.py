@@ -100,7 +100,7 @@ def _shown(line: Line, source: str, plan: PoolPlan, settings: Config) -> Shown:
     )
     if isinstance(draft.result, Reason):
         raise _not_sent(draft.result)
-    estimate = draft.result.estimate
+    estimate = draft.result.estimated
     prepared = finish_draft(draft, plan.prompting, estimator=estimator)
     if isinstance(prepared, Reason):
         raise _not_sent(prepared)

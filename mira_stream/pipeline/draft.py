@@ -7,7 +7,7 @@ import msgspec
 from mira_stream.core.decode import decode, field_text
 from mira_stream.core.fit import Truncated, Zone, excess, truncate_counted, truncate_middle, zone
 from mira_stream.core.outcome import Reason
-from mira_stream.core.prompt import PromptTemplate, neutralise_rendered
+from mira_stream.core.prompt import SPECIAL_TOKENS, PromptTemplate, neutralise_rendered
 from mira_stream.core.request import RequestEncoder
 from mira_stream.core.tokens import Estimate, Estimator
 from mira_stream.core.trace import render
@@ -16,7 +16,10 @@ from mira_stream.pipeline.rows import Subject
 
 
 class Prompting(msgspec.Struct, frozen=True, kw_only=True):
-    """How a pool asks: its template, its request, and how many tokens prompt and reply may have together."""
+    """How a pool asks: its template, its request, and how many tokens prompt and reply may have together.
+
+    `special` are the special tokens that no record may spell, beside every `<|name|>`.
+    """
 
     group: str
     slots: tuple[str, ...]
@@ -25,6 +28,7 @@ class Prompting(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int
     max_tokens: int
     truncate: bool
+    special: frozenset[str] = SPECIAL_TOKENS
 
     @property
     def prompt_tokens_max(self) -> int:
@@ -33,7 +37,7 @@ class Prompting(msgspec.Struct, frozen=True, kw_only=True):
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """A record that is ready to be sent. `prompt_tokens` is what admission counts; `raw_tokens` is the estimator's
-    raw count of the whole prompt, which the replica's count teaches it with."""
+    raw count of the whole prompt, which the replica's count teaches it with; 0: the count is exact, nothing to learn."""
 
     subject: Subject
     body: bytes
@@ -42,12 +46,20 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True):
-    """The text of a record as it would be asked about; `counted` are the prompt's exact tokens, where known."""
+    """The text of a record as it would be asked about; `counted` are the prompt's exact tokens, where known.
+
+    `estimate` is None as long as an exact counter is to say.
+    """
 
     text: str
     turns: tuple[int, ...]
-    estimate: Estimate
+    estimate: Estimate | None
     counted: int | None = None
+
+    @property
+    def estimated(self) -> Estimate:
+        assert self.estimate is not None, "an exact counter is to say"
+        return self.estimate
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +74,18 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
         old, limit = self.result, prompting.prompt_tokens_max
         if not excess(counted, limit) or not prompting.truncate:
             return msgspec.structs.replace(self, result=msgspec.structs.replace(old, counted=counted))
-        cut = truncate_counted(old.text, old.turns, estimate=old.estimate, counted=counted, limit=limit)
+        cut = truncate_counted(old.text, old.turns, estimate=old.estimated, counted=counted, limit=limit)
         return self.with_text(cut, prompting, estimator)
+
+    def estimated(self, prompting: Prompting, estimator: Estimator) -> "Draft":
+        """This draft with an estimate, where it has none yet."""
+        assert isinstance(self.result, Text)
+        if self.result.estimate is not None:
+            return self
+        estimate = estimator.estimate(
+            self.result.text, self.subject.source, overhead=prompting.template.shared_tokens
+        )
+        return msgspec.structs.replace(self, result=msgspec.structs.replace(self.result, estimate=estimate))
 
     def with_text(self, cut: Truncated, prompting: Prompting, estimator: Estimator) -> "Draft":
         """This draft with a shorter text; its turns are not known any more, and not needed."""
@@ -81,8 +103,12 @@ def draft_record(
     name_field: str | None,
     meta_fields: tuple[str, ...],
     estimator: Estimator,
+    exact: Callable[[str], bool] = lambda _: False,
 ) -> Draft:
-    """Decode, render, neutralise and estimate one line. Never raises for what the bytes are."""
+    """Decode, render and neutralise one line, and estimate it, unless its source's pool has an `exact` counter.
+
+    Never raises for what the bytes are.
+    """
     subject = Subject(key=raw.key, source=raw.source)
     if name_field is None and prompting_of(raw.source) is None:
         blank = not raw.raw or raw.raw.isspace()
@@ -100,12 +126,12 @@ def draft_record(
     rendered = render(record)
     if isinstance(rendered, Reason):
         return Draft(subject=msgspec.structs.replace(subject, group=prompting.group), result=rendered)
-    text, turns, neutralised = neutralise_rendered(rendered.text, rendered.turns)
+    text, turns, neutralised = neutralise_rendered(rendered.text, rendered.turns, prompting.special)
     subject = msgspec.structs.replace(
         subject, group=prompting.group, shape=str(rendered.shape), neutralised_tokens=neutralised
     )
-    estimate = estimator.estimate(text, source, overhead=prompting.template.shared_tokens)
-    return Draft(subject=subject, result=Text(text=text, turns=turns, estimate=estimate))
+    draft = Draft(subject=subject, result=Text(text=text, turns=turns, estimate=None))
+    return draft if exact(source) else draft.estimated(prompting, estimator)
 
 
 def tokenize_body(draft: Draft, prompting: Prompting, *, counted: int | None) -> bytes | None:
@@ -114,7 +140,7 @@ def tokenize_body(draft: Draft, prompting: Prompting, *, counted: int | None) ->
     text = draft.result
     if text.counted is not None:
         return None
-    if counted is None and zone(text.estimate, prompting.prompt_tokens_max) is not Zone.NEAR:
+    if counted is None and zone(text.estimated, prompting.prompt_tokens_max) is not Zone.NEAR:
         return None
     return prompting.encoder.encode_tokenize(*prompting.template.messages(text.text))
 
@@ -125,7 +151,7 @@ def finish_draft(draft: Draft, prompting: Prompting, *, estimator: Estimator) ->
     text, limit = draft.result, prompting.prompt_tokens_max
     tokens = text.counted
     if tokens is None:
-        where = zone(text.estimate, limit)
+        where = zone(text.estimated, limit)
         if where is Zone.OVER and not prompting.truncate:
             return Reason.OVER_LENGTH
         # Near, not counted and not to be cut: it is sent, and the replica's own count decides.
@@ -133,13 +159,13 @@ def finish_draft(draft: Draft, prompting: Prompting, *, estimator: Estimator) ->
             draft = _cut_by_estimate(draft, prompting, estimator)
             assert isinstance(draft.result, Text)
             text = draft.result
-        tokens = text.estimate.tokens
+        tokens = text.estimated.tokens
     elif excess(tokens, limit):
         return Reason.OVER_LENGTH
     if not text.text:
         return Reason.OVER_LENGTH
     body = prompting.encoder.encode_chat(*prompting.template.messages(text.text))
-    return Prepared(subject=draft.subject, body=body, prompt_tokens=tokens, raw_tokens=text.estimate.raw)
+    return Prepared(subject=draft.subject, body=body, prompt_tokens=tokens, raw_tokens=text.estimated.raw)
 
 
 def _cut_by_estimate(draft: Draft, prompting: Prompting, estimator: Estimator) -> Draft:
@@ -147,7 +173,7 @@ def _cut_by_estimate(draft: Draft, prompting: Prompting, estimator: Estimator) -
     old, source = draft.result, draft.subject.source
     limit = prompting.prompt_tokens_max
     cut = truncate_middle(
-        old.text, old.turns, estimate=old.estimate, limit=limit, estimator=estimator, source=source
+        old.text, old.turns, estimate=old.estimated, limit=limit, estimator=estimator, source=source
     )
     return draft.with_text(cut, prompting, estimator)
 

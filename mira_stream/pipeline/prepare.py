@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 import msgspec
 import structlog
 
-from mira_stream.core.errors import MiraStreamError, Permanent
+from mira_stream.core.errors import MiraStreamError, Permanent, Transient
 from mira_stream.core.outcome import Reason
 from mira_stream.core.tokens import Estimator
 from mira_stream.core.trace import Shape
@@ -15,6 +15,7 @@ from mira_stream.pipeline.account import Stage
 from mira_stream.pipeline.channel import Closed
 from mira_stream.pipeline.commit import Committer
 from mira_stream.pipeline.draft import Draft, Prepared, Prompting, draft_record, finish_draft, tokenize_body
+from mira_stream.pipeline.exact import ExactCounts
 from mira_stream.pipeline.raw import RawChannel, RawRecord
 from mira_stream.pipeline.rows import RowMaker, Subject
 from mira_stream.ports import Clock
@@ -35,11 +36,17 @@ Offer = Callable[[Prepared], Awaitable[None]]
 
 
 class PoolEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What the prepare stage needs of one pool."""
+    """What the prepare stage needs of one pool; `exact` where its tokenizer is at hand."""
 
     prompting: Prompting
     count: Count
     offer: Offer
+    exact: ExactCounts | None = None
+
+    @property
+    def trusted(self) -> ExactCounts | None:
+        """The exact counter, as long as it is believed."""
+        return self.exact if self.exact is not None and self.exact.trusted else None
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,11 +132,32 @@ class Preparer:
             name_field=self._name_field,
             meta_fields=self._meta_fields,
             estimator=self._tools.estimator,
+            exact=lambda source: (entry := self._pool_of(source)) is not None and entry.trusted is not None,
         )
 
     async def _fitted(self, draft: Draft, entry: PoolEntry) -> Prepared | Reason:
-        """Let other work run between the two halves; count exactly where the estimate is too near to the limit."""
+        """Let other work run between the two halves; what fits is decided by exact counts where there are any."""
         await asyncio.sleep(0)
+        exact = entry.trusted
+        if exact is not None:
+            finished = await self._fitted_exactly(draft, exact)
+            if finished is not None:
+                return finished
+        return await self._fitted_by_estimate(draft.estimated(entry.prompting, self._tools.estimator), entry)
+
+    async def _fitted_exactly(self, draft: Draft, exact: ExactCounts) -> Prepared | Reason | None:
+        """None if the counter is in trouble and an estimate does as well; where ids are sent, nothing else does."""
+        while True:
+            try:
+                return await exact.finish(draft)
+            except Transient as error:
+                _log.warning("a record could not be counted exactly", error=str(error))
+                if not exact.as_ids:
+                    return None
+            await asyncio.sleep(_COUNT_AGAIN_SECONDS)
+
+    async def _fitted_by_estimate(self, draft: Draft, entry: PoolEntry) -> Prepared | Reason:
+        """Count by a replica where the estimate is too near to the limit."""
         counted = None
         for _ in range(_COUNTS_MAX):
             body = tokenize_body(draft, entry.prompting, counted=counted)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from mira_stream.control.capacity import CapacityOrigin
 from mira_stream.control.health import BreakerState
 from mira_stream.control.settings import AdmissionSettings
 from mira_stream.core.errors import MiraStreamError
@@ -95,13 +96,17 @@ class Watcher:
             else:
                 control.observe(name, load, asked_at, self._clock())
                 dispatcher.wake()
+            if control.warm_up_due(name):
+                control.warmed_up(name)
+                _log.info("shared prefix is sent alone: the prefix cache misses it", replica=name)
+                await dispatcher.faults.warm_up(name)
             await asyncio.sleep(self._scrape_seconds_min)
         self._watched.discard(name)
 
     async def _look(self, name: str, replica: Replica, *, first: bool) -> None:
         try:
             problem = unfit(tuple(await replica.models()), self._dispatcher.pool.model, self._context_tokens)
-            if not first and problem is None and not await self._dispatcher.prove(name):
+            if not first and problem is None and not await self._dispatcher.faults.prove(name):
                 problem = "it serves the model, but refuses a canned record"
         except MiraStreamError as error:
             problem = str(error)
@@ -134,6 +139,18 @@ class Watcher:
             meters.set(metrics.REPLICA_RESERVED_TOKENS, replica.reserved_tokens, labels)
             meters.set(metrics.REPLICA_RESERVED_TOKENS_LIMIT, replica.reserved_tokens_limit, labels)
             meters.set(metrics.REPLICA_UNPREFILLED_TOKENS, replica.unprefilled_tokens, labels)
+            meters.set(
+                metrics.REPLICA_PREDICTED_UNPREFILLED_TOKENS, replica.predicted_unprefilled_tokens, labels
+            )
+            meters.set(metrics.REPLICA_CAPACITY_TOKENS, replica.capacity_tokens, labels)
+            meters.set(metrics.REPLICA_CAPACITY_SHARE_RATIO, replica.capacity_share, labels)
+            for origin in CapacityOrigin:
+                here = origin is replica.capacity_origin
+                meters.set(metrics.REPLICA_CAPACITY_ORIGIN, here, (*labels, origin.value))
+            meters.set(metrics.REPLICA_PREFILL_TOKENS_PER_SECOND, replica.prefill_tokens_per_second, labels)
+            meters.set(metrics.REPLICA_FOREIGN_REQUESTS, replica.foreign_requests, labels)
+            meters.set(metrics.REPLICA_TELEMETRY_AGE_SECONDS, replica.telemetry_age_seconds or 0.0, labels)
+            meters.set(metrics.REPLICA_PREFIX_HIT_RATIO, replica.cached_ratio or 0.0, labels)
             meters.set(metrics.REPLICA_REQUESTS_LIMIT, replica.requests_limit, labels)
             meters.set(metrics.REPLICA_UNPREFILLED_TOKENS_LIMIT, replica.unprefilled_tokens_limit, labels)
             meters.set(metrics.REPLICA_BREAKER_OPEN, _BREAKER_VALUES[replica.breaker], labels)

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import aiohttp
 import msgspec
@@ -87,14 +87,17 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _Details | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, frozen=True):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
 
 
 class _Choice(msgspec.Struct):
-    message: _Message
+    """Of a chat completion, with a message, or of a completion, with a text."""
+
+    message: _Message = _Message()
+    text: str | None = None
     finish_reason: str | None = None
 
 
@@ -143,6 +146,7 @@ class VllmReplica:
             and never shown.
         session: shared by all replicas, see `open_session`; not closed here.
         api_key: sent as a bearer token.
+        mode: what the bodies hold that it is asked: messages, or token ids.
         settings: time and size limits.
     """
 
@@ -152,11 +156,14 @@ class VllmReplica:
         session: aiohttp.ClientSession,
         *,
         api_key: str | None = None,
+        mode: Literal["chat", "tokens"] = "chat",
         settings: ReplicaSettings | None = None,
     ) -> None:
         url = _base(base_url)
         self._url = url.with_user(None)
         self._session = session
+        self._mode = mode
+        self._path = "v1/completions" if mode == "tokens" else "v1/chat/completions"
         self._settings = settings or ReplicaSettings()
         self._headers = _authorization(url, api_key)
         self._secrets = tuple(secret for secret in (api_key, url.password) if secret)
@@ -170,9 +177,9 @@ class VllmReplica:
         return server_name(str(self._url))
 
     async def ask(self, body: bytes, *, timeout_seconds: float) -> Reply:
-        """POST one chat completion; the latency is that of the whole exchange."""
+        """POST one completion; the latency is that of the whole exchange."""
         started = asyncio.get_running_loop().time()
-        answer = await self._call("POST", "v1/chat/completions", body=body, timeout_seconds=timeout_seconds)
+        answer = await self._call("POST", self._path, body=body, timeout_seconds=timeout_seconds)
         latency = asyncio.get_running_loop().time() - started
         try:
             completion = _completion.decode(answer)
@@ -215,11 +222,12 @@ class VllmReplica:
         message = choice.message
         # A reasoning parser leaves no content when the thinking took all tokens: an empty reply, not a broken server.
         thought = message.reasoning or message.reasoning_content
-        if message.content is None and not thought:
+        content = choice.text if self._mode == "tokens" else message.content
+        if content is None and not thought:
             raise self._not_understood("a chat completion with content")
         usage, details = completion.usage, completion.usage.prompt_tokens_details
         return Reply(
-            text=message.content or "",
+            text=content or "",
             finish_reason=choice.finish_reason,
             usage=Usage(
                 usage.prompt_tokens, usage.completion_tokens, details.cached_tokens if details else None

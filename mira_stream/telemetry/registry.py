@@ -28,6 +28,7 @@ LABELS = frozenset({"replica", "reason", "outcome", "stage", "group", "slot", "f
 REGISTRY: dict[str, Metric] = {}
 
 _SECONDS = (0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_RATIOS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)
 _FAST_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _SCORES = tuple(float(n) for n in range(11))
 
@@ -90,6 +91,18 @@ POOL_LIMITING_FACTOR = _gauge(
 )
 POOL_STOPPED = _gauge("pool_stopped", "1 while a configuration fault stops the pool.", "group")
 POOL_RETRY_BUDGET_TOKENS = _gauge("pool_retry_budget_tokens", "Tokens left for retries.", "group")
+POOL_MISCOUNTED = _counter(
+    "pool_miscounted_records", "Prompts whose exact count is not what the replica reported.", "group"
+)
+POOL_WASTED_TOKENS = _counter(
+    "pool_wasted_tokens", "Tokens sent that brought no outcome, by cause.", "group", "reason"
+)
+POOL_COUNT_ERROR_RATIO = _histogram(
+    "pool_count_error_ratio", "Counted prompt tokens off from what the replica reports.", _RATIOS, "group"
+)
+POOL_PREFIX_POSSIBLE_RATIO = _gauge(
+    "pool_prefix_possible_ratio", "Share of the prompt tokens that all prompts have in common.", "group"
+)
 POOL_REASKS = _counter("pool_reasks", "Replies that lacked a required field and were asked again.", "group")
 POOL_RETRIES = _counter("pool_retries", "Requests sent again after a fault.", "group", "reason")
 
@@ -101,7 +114,29 @@ REPLICA_UNPREFILLED_TOKENS_LIMIT = _gauge(
 REPLICA_RESERVED_TOKENS = _gauge("replica_reserved_tokens", "Tokens our permits hold.", "replica")
 REPLICA_RESERVED_TOKENS_LIMIT = _gauge("replica_reserved_tokens_limit", "Tokens that fit.", "replica")
 REPLICA_UNPREFILLED_TOKENS = _gauge(
-    "replica_unprefilled_tokens", "Tokens sent, not yet prefilled.", "replica"
+    "replica_unprefilled_tokens", "Tokens sent, not shown to be prefilled.", "replica"
+)
+REPLICA_PREDICTED_UNPREFILLED_TOKENS = _gauge(
+    "replica_predicted_unprefilled_tokens", "Tokens sent, not yet prefilled by prediction.", "replica"
+)
+REPLICA_CAPACITY_TOKENS = _gauge(
+    "replica_capacity_tokens", "What its KV cache holds in our tokens.", "replica"
+)
+REPLICA_CAPACITY_ORIGIN = _gauge(
+    "replica_capacity_origin", "1 for where the capacity comes from.", "replica", "reason"
+)
+REPLICA_CAPACITY_SHARE_RATIO = _gauge(
+    "replica_capacity_share_ratio", "Share of the capacity in use after cuts for crowding.", "replica"
+)
+REPLICA_PREFILL_TOKENS_PER_SECOND = _gauge(
+    "replica_prefill_tokens_per_second", "Its prefill rate, learned.", "replica"
+)
+REPLICA_FOREIGN_REQUESTS = _gauge("replica_foreign_requests", "Requests of others there.", "replica")
+REPLICA_TELEMETRY_AGE_SECONDS = _gauge(
+    "replica_telemetry_age_seconds", "Time since its metrics showed anything new.", "replica"
+)
+REPLICA_PREFIX_HIT_RATIO = _gauge(
+    "replica_prefix_hit_ratio", "Share of the prompt tokens verified to be cached.", "replica"
 )
 REPLICA_LIMITING_FACTOR = _gauge(
     "replica_limiting_factor", "1 for what keeps the replica from another record.", "replica", "factor"

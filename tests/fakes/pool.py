@@ -13,8 +13,9 @@ from mira_stream.core.request import RequestEncoder, RequestSettings
 from mira_stream.core.row import SLOTS
 from mira_stream.core.usage import Reply
 from mira_stream.pipeline.account import Stage
-from mira_stream.pipeline.dispatch import Dispatcher, PoolIdentity, Workplace
+from mira_stream.pipeline.dispatch import Dispatcher
 from mira_stream.pipeline.draft import Prepared, Prompting
+from mira_stream.pipeline.request import PoolIdentity, Workplace
 from mira_stream.pipeline.rows import Fingerprints, Subject
 from tests.fakes.lab import Lab
 from tests.fakes.ledgers import version
@@ -23,6 +24,7 @@ from tests.fakes.scripted_replica import CONTEXT_TOKENS, MODEL, ScriptedReplica
 GROUP = "agent/A"
 OBJECT = version("a")
 CANNED = b"canned"
+WARM_UP = b"warm up"
 
 
 def prompting(
@@ -69,6 +71,7 @@ class Pool:
                 prompting=self.prompting,
                 fingerprints=Fingerprints("rubric", "prompt"),
                 canned=CANNED,
+                warm_up=WARM_UP,
                 reasks_max=reasks_max,
             ),
             self.control,

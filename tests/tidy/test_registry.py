@@ -24,6 +24,7 @@ UNITS = {
 COUNTED_OR_STATE = {
     "mira_stream_pool_limiting_factor": "0 or 1",
     "mira_stream_pool_stopped": "0 or 1",
+    "mira_stream_replica_capacity_origin": "0 or 1",
     "mira_stream_replica_breaker_open": "0, 0.5 or 1",
     "mira_stream_replica_limiting_factor": "0 or 1",
     "mira_stream_pool_reasks_total": "counts itself",
