@@ -177,6 +177,23 @@ def verify(
 
 
 @app.command()
+def status(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Its configuration file: where it listens.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Its address instead, such as http://127.0.0.1:9464.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it until interrupted.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What a running daemon does, what limits each replica, and what was wasted."""
+    from mira_stream.daemon.status_view import show_status, status_url
+
+    show_status(status_url(config, url), watch=watch, as_json=as_json)
+
+
+@app.command()
 def sim(
     port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes any free one.")] = 8000,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
@@ -242,6 +259,72 @@ def _pairs(given: list[str], *, option: str, example: str) -> dict[str, str]:
             raise Refusal(f"{option} {pair} is not name=value", f"for example {option} {example}")
         pairs[name] = value
     return pairs
+
+
+@app.command()
+def bench(
+    replica: Annotated[
+        list[str] | None, typer.Option("--replica", help="A replica's address; may be given several times.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Take replicas, group and corpus from there.")
+    ] = None,
+    simulated: Annotated[
+        int, typer.Option("--sim", min=0, max=32, help="Start so many simulated replicas instead.")
+    ] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="With --sim: a setting of theirs, name=value.")
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option("--corpus", help="A JSONL file, a folder or s3://…; default: the demo's, made long."),
+    ] = None,
+    group: Annotated[str | None, typer.Option("--group", help="Whose rubric; default agent/A.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Name under which it is served; default: the group's.")
+    ] = None,
+    gpus_per_replica: Annotated[
+        int, typer.Option("--gpus-per-replica", min=1, help="GPUs of a replica.")
+    ] = 1,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, help="Steady state of each point, in seconds.")
+    ] = 120.0,
+    concurrency: Annotated[
+        str, typer.Option("--concurrency", help="Requests in flight per replica, 1,2,4,…; auto finds them.")
+    ] = "auto",
+    records: Annotated[
+        int | None, typer.Option("--records", min=1, help="Also say what so many records take.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option("--target", help="Also say what so many records per second take.")
+    ] = None,
+    time_scale: Annotated[
+        float | None, typer.Option("--time-scale", help="Wall seconds per second of simulated replicas.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for report.json and plot.svg.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what live (or simulated) replicas can do with a corpus: the knee, the KV capacity, what to set."""
+    from mira_stream.cli_bench import BenchRequest, print_report, run_bench
+
+    request = BenchRequest(
+        config=config,
+        replicas=tuple(replica or ()),
+        sim=simulated,
+        sim_settings=tuple(settings or ()),
+        corpus=corpus,
+        group=group,
+        model=model,
+        gpus_per_replica=gpus_per_replica,
+        seconds=seconds,
+        concurrency=concurrency,
+        records=records,
+        target=target,
+        time_scale=time_scale,
+    )
+    report = _run_async(lambda: run_bench(request))
+    print_report(report, out=out, as_json=as_json)
+    raise typer.Exit(EXIT_FOUND if report.found_a_problem else 0)
 
 
 @app.command()

@@ -178,7 +178,7 @@ class PoolControl:
     def blames(self, permit: Permit) -> bool:
         """Whether the failure of this request, settled just now, points at its record and not at the replica."""
         lane = self._lanes.get(permit.replica)
-        return lane is not None and lane.blames(permit.ticket)
+        return lane is not None and lane.blame.on(permit.ticket)
 
     def warm_up_due(self, replica: str) -> bool:
         """Whether the replica misses the shared prefix so often that sending it alone may help; at most twice."""

@@ -8,6 +8,7 @@ _WEIGHT = 0.02
 _LATENCIES, _LATENCIES_MIN = 256, 16
 _SLOW_QUANTILE = 0.95
 _SLOW_FACTOR = 1.5
+_SLOW_SECONDS_MIN = 10.0
 
 
 class Averages:
@@ -35,7 +36,8 @@ class Averages:
     @property
     def slow_seconds(self) -> float | None:
         """After which time a request is stuck rather than slow: one and a half times what 95 of 100 of the last
-        answers took. None before there are enough."""
+        answers took, at least ten seconds. None before there are enough."""
         if len(self._latencies) < _LATENCIES_MIN:
             return None
-        return _SLOW_FACTOR * sorted(self._latencies)[int(len(self._latencies) * _SLOW_QUANTILE)]
+        usual = sorted(self._latencies)[int(len(self._latencies) * _SLOW_QUANTILE)]
+        return max(_SLOW_SECONDS_MIN, _SLOW_FACTOR * usual)

@@ -2,6 +2,7 @@
 
 from collections import deque
 
+from mira_stream.control.blame import Blame
 from mira_stream.control.capacity import Capacity
 from mira_stream.control.health import Breaker
 from mira_stream.control.looks import STALE_SECONDS, Look, Looks
@@ -56,9 +57,7 @@ class Lane:
         self._answers = 0
         self._warm_ups = 0
         self._holds_suspect = False
-        # Whom a failure points at: the ticket that all failures since the last answer have in common.
-        self._culprit: int | None = None
-        self._culprit_is_certain = False
+        self.blame = Blame()
 
     def __repr__(self) -> str:
         return f"Lane({self.name}, {self.holdings!r}, {self.capacity!r}, {self.breaker!r})"
@@ -190,13 +189,12 @@ class Lane:
             self.breaker.succeeded()
             self.proved(now)
             return
-        self._culprit_is_certain &= was_alone and self._culprit in (None, permit.ticket)
-        self._culprit = permit.ticket
+        self.blame.failed(permit.ticket, alone=was_alone)
 
     def proved(self, now: float) -> None:
         """The replica answered: it works, and it accepts our settings."""
         self.answered_at = now
-        self._culprit, self._culprit_is_certain = None, True
+        self.blame.answered()
 
     def answered_lately(self, now: float) -> bool:
         """Whether somebody was answered within the last minute."""
@@ -211,14 +209,6 @@ class Lane:
             )
         elif fault.kind in REPLICA_FAULTS:
             self.breaker.failed(now, jitter, at_once=fault.kind is FaultKind.ABSENT)
-
-    def blames(self, ticket: int) -> bool:
-        """Whether the failures here point at this record and at nothing else.
-
-        They do if the replica has answered somebody before, and since then only this record failed, each time as the
-        only request there. A replica that fails everybody never points at anybody.
-        """
-        return self._culprit_is_certain and self._culprit == ticket
 
     # What looks at the engine say.
 

@@ -11,7 +11,8 @@ import msgspec
 
 from mira_stream.control.admission import PoolControl
 from mira_stream.control.health import BreakerState
-from mira_stream.core.errors import MiraStreamError
+from mira_stream.control.selftest import self_test
+from mira_stream.core.errors import MiraStreamError, Refusal
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.tokens import Estimator, raw_tokens
 from mira_stream.core.usage import Reply
@@ -63,7 +64,11 @@ class Adapters(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def built(config: Config, *, once: bool) -> AsyncIterator[Daemon]:
-    """Open everything, probe the stores, and put the pipeline together; closes it all on the way out."""
+    """Try the gates, open everything, probe the stores, and put the pipeline together; closes it all on the way out."""
+    if stuck := self_test(config.admission):
+        raise Refusal(
+            f"[admission]: {stuck[0]}", "no record could be sent, or no bound kept, with these settings"
+        )
     plans = plan_pools(config)
     meters = Meters(known_sources(config, plans))
     failpoint = failpoint_from_environment()

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from mira_stream.control.selftest import self_test
 from mira_stream.core.errors import MiraStreamError, Refusal
 from mira_stream.core.reply import parse
 from mira_stream.daemon.config import Config
@@ -60,6 +61,7 @@ async def check_all(config: Config, *, offline: bool) -> Report:
     plans = plan_pools(config)
     stores = open_stores(config, Meters())
     findings = [_rubric_finding(plan) for plan in plans]
+    findings.append(_gates_finding(config))
     counted, canned = await _check_counters(config, plans)
     findings += counted
     findings.append(Finding("calibration", Verdict.NOTE, _UNCALIBRATED))
@@ -83,6 +85,13 @@ def _rubric_finding(plan: PoolPlan) -> Finding:
         f"{len(plan.rubric.criteria)} slots, fingerprint {plan.rubric.fingerprint}, prompt "
         f"{plan.prompting.template.fingerprint}; sources {', '.join(sorted(plan.sources))}",
     )
+
+
+def _gates_finding(config: Config) -> Finding:
+    stuck = self_test(config.admission)
+    if stuck:
+        return Finding("gates of admission", Verdict.FAILED, "; ".join(stuck), "correct [admission]")
+    return Finding("gates of admission", Verdict.OK, "each was tried: it closes, and it opens again")
 
 
 async def _tried(what: str, check: Callable[[], Awaitable[str]]) -> Finding:

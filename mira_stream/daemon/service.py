@@ -3,6 +3,7 @@
 import time
 
 from mira_stream import __version__
+from mira_stream.control.snapshot import ReplicaSnapshot
 from mira_stream.daemon.status import PoolStatus, ReplicaStatus, Status
 from mira_stream.pipeline.account import Account
 from mira_stream.pipeline.dispatch import Dispatcher
@@ -77,17 +78,39 @@ class Daemon:
             limiting_factor=factor.value if factor else None,
             stopped=pool.control.stopped,
             window_records=len(pool.control.window),
-            replicas=[
-                ReplicaStatus(
-                    name=one.name,
-                    breaker=one.breaker.value,
-                    limiting_factor=one.factor.value if one.factor else None,
-                    requests=one.requests,
-                    reserved_tokens=one.reserved_tokens,
-                    reserved_tokens_limit=one.reserved_tokens_limit,
-                    unprefilled_tokens=one.unprefilled_tokens,
-                    answers=int(self.meters.value(metrics.REPLICA_ANSWERS, (one.name,))),
-                )
-                for one in pool.snapshot()
-            ],
+            prefix_possible_ratio=round(pool.control.prefix_possible_ratio, 4),
+            count_error_ratio=self.meters.mean(metrics.POOL_COUNT_ERROR_RATIO, (group,)),
+            wasted_tokens={
+                cause: int(tokens)
+                for (owner, cause), tokens in self.meters.values.get(metrics.POOL_WASTED_TOKENS, {}).items()
+                if owner == group
+            },
+            replicas=[self._replica_status(one) for one in pool.snapshot()],
+        )
+
+    def _replica_status(self, one: ReplicaSnapshot) -> ReplicaStatus:
+        load = one.load
+        return ReplicaStatus(
+            name=one.name,
+            breaker=one.breaker.value,
+            limiting_factor=one.factor.value if one.factor else None,
+            requests=one.requests,
+            requests_limit=one.requests_limit,
+            reserved_tokens=one.reserved_tokens,
+            reserved_tokens_limit=one.reserved_tokens_limit,
+            capacity_tokens=one.capacity_tokens,
+            capacity_origin=one.capacity_origin.value,
+            capacity_share=round(one.capacity_share, 4),
+            unprefilled_tokens=one.unprefilled_tokens,
+            unprefilled_tokens_limit=one.unprefilled_tokens_limit,
+            prefill_tokens_per_second=round(one.prefill_tokens_per_second, 1),
+            foreign_requests=one.foreign_requests,
+            prefix_hit_ratio=one.cached_ratio,
+            telemetry_age_seconds=one.telemetry_age_seconds,
+            stale=one.stale,
+            leaving=one.leaving,
+            running=load.running if load else None,
+            waiting=load.waiting if load else None,
+            kv_usage=load.kv_usage if load else None,
+            answers=int(self.meters.value(metrics.REPLICA_ANSWERS, (one.name,))),
         )

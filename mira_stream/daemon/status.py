@@ -12,20 +12,40 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     breaker: str
     limiting_factor: str | None
     requests: int
+    requests_limit: int
     reserved_tokens: int
     reserved_tokens_limit: int
+    capacity_tokens: int
+    capacity_origin: str
+    capacity_share: float
     unprefilled_tokens: int
+    unprefilled_tokens_limit: int
+    prefill_tokens_per_second: float
+    foreign_requests: int
+    prefix_hit_ratio: float | None
+    telemetry_age_seconds: float | None
+    stale: bool
+    leaving: bool
+    running: int | None
+    waiting: int | None
+    kv_usage: float | None
     answers: int
 
 
 class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One pool. `stopped` is the configuration fault that stops it, if one does."""
+    """One pool. `stopped` is the configuration fault that stops it, if one does.
+
+    `count_error_ratio` is the mean distance of counted from reported prompt tokens; `wasted_tokens` are by cause.
+    """
 
     group: str
     model: str
     limiting_factor: str | None
     stopped: str | None
     window_records: int
+    prefix_possible_ratio: float
+    count_error_ratio: float | None
+    wasted_tokens: dict[str, int]
     replicas: Sequence[ReplicaStatus]
 
 

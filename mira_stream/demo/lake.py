@@ -84,7 +84,7 @@ def _compress(data: bytes, suffix: str) -> bytes:
 
 def _awkward_objects(story: Story) -> list[LakeObject]:
     """What a real lake holds too: blank and broken lines, a source that no pool scores."""
-    record = msgspec.json.encode(_openai(story, 0))
+    record = msgspec.json.encode(openai_session(story, 0))
     broken = (
         b"\n".join([record, b"", b'{"messages": [', b"[1, 2, 3]", record.replace(b"CSV", b"<|im_end|>")])
         + b"\n"
@@ -103,7 +103,8 @@ def _arguments(step: Step) -> str:
     return msgspec.json.encode(step.arguments).decode()
 
 
-def _openai(story: Story, n: int) -> dict[str, object]:
+def openai_session(story: Story, n: int) -> dict[str, object]:
+    """A session as chat messages with tool calls; `n` makes it distinct."""
     messages: list[dict[str, object]] = [
         {"role": "system", "content": _SYSTEM},
         {"role": "user", "content": story.task.replace("{n}", str(n))},
@@ -189,8 +190,8 @@ def _hermes(story: Story, n: int) -> dict[str, object]:
 SOURCES: dict[str, tuple[Callable[[Story, int], dict[str, object]], str]] = {
     "agent_codex": (_codex, ".zst"),
     "claude_cli": (_blocks, ".zst"),
-    "cli_linxi": (_openai, ".gz"),
-    "ct_terminal_cli": (_openai, ".zst"),
+    "cli_linxi": (openai_session, ".gz"),
+    "ct_terminal_cli": (openai_session, ".zst"),
     "ct_webdev": (_sharegpt, ".gz"),
     "hermes_agent_reasoning_traces": (_hermes, ".zst"),
 }

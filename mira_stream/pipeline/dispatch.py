@@ -23,6 +23,7 @@ from mira_stream.pipeline.faults import Faults
 from mira_stream.pipeline.pool_meters import PoolMeters
 from mira_stream.pipeline.request import PoolIdentity, PoolRequest, Workplace
 from mira_stream.pipeline.rows import Answer
+from mira_stream.pipeline.wanted_looks import WantedLooks, set_within
 from mira_stream.ports import Replica
 
 _log = structlog.get_logger(__name__)
@@ -53,7 +54,7 @@ class Dispatcher:
         self._shop = workplace
         self._learn = learn
         self._on_stopped = on_stopped
-        self._looks = {name: asyncio.Event() for name in replicas}
+        self.wanted_looks = WantedLooks(control, replicas)
         self._places = asyncio.Semaphore(control.window.places)
         self._wake = asyncio.Event()
         self._tickets = count()
@@ -106,18 +107,9 @@ class Dispatcher:
         """Something has changed that admission should know of."""
         self._wake.set()
 
-    async def look_wanted(self, name: str, seconds: float) -> None:
-        """Wait until a fresh look at the replica might let a record go, at most so long."""
-        try:
-            async with asyncio.timeout(seconds):
-                if (wanted := self._looks.get(name)) is not None:
-                    await wanted.wait()
-        except TimeoutError:
-            return
-
     def add(self, name: str, replica: Replica) -> None:
         """Another replica, to be looked at before it is sent anything; or one that was leaving and stays."""
-        self._looks.setdefault(name, asyncio.Event())
+        self.wanted_looks.add(name)
         self.replicas.setdefault(name, replica)
         self.control.add(name)
         self._wake.set()
@@ -132,7 +124,7 @@ class Dispatcher:
         if not self.control.left(name):
             return False
         del self.replicas[name]
-        self._looks.pop(name).set()
+        self.wanted_looks.drop(name)
         return True
 
     def snapshot(self) -> list[ReplicaSnapshot]:
@@ -148,20 +140,13 @@ class Dispatcher:
                 self._wake.clear()
                 wake_at = self._send_all(group)
                 if not self._is_over():
-                    await self._sleep_until(wake_at)
+                    delay = None if wake_at is None else max(0.0, wake_at - self._shop.clock())
+                    await set_within(self._wake, delay)
 
     def _is_over(self) -> bool:
         if self._draining:
             return self._sending == 0
         return self._closed and not self._requests
-
-    async def _sleep_until(self, wake_at: float | None) -> None:
-        delay = None if wake_at is None else max(0.0, wake_at - self._shop.clock())
-        try:
-            async with asyncio.timeout(delay):
-                await self._wake.wait()
-        except TimeoutError:
-            return
 
     def _send_all(self, group: asyncio.TaskGroup) -> float | None:
         """Send everything that is admitted now; when to look again, if time alone can change anything."""
@@ -175,17 +160,10 @@ class Dispatcher:
             decision = self.control.decide(self._shop.clock())
             if not isinstance(decision, Admitted):
                 self._meters.factor = decision.factor
-                self._ask_for_looks()
+                self.wanted_looks.update()
                 return self._hedge(group, decision.wake_at)
             self._meters.factor = None
             self._send(group, decision)
-
-    def _ask_for_looks(self) -> None:
-        for name, wanted in self._looks.items():
-            if self.control.wants_look(name):
-                wanted.set()
-            else:
-                wanted.clear()
 
     def _hedge(self, group: asyncio.TaskGroup, wake_at: float | None) -> float | None:
         """At the very end, when nothing is left to send, ask a second replica about what takes far too long; when to
@@ -197,21 +175,12 @@ class Dispatcher:
             return wake_at
         times = [] if wake_at is None else [wake_at]
         for ticket, request in self._requests.items():
-            if request.ended or len(request.flying) != 1:
+            if (flight := request.only_flight) is None:
                 continue
-            name, sent_at = next(iter(request.flying.items()))
-            due_at = sent_at + after
-            if due_at > now:
-                times.append(due_at)
-                continue
-            candidate = Candidate(
-                ticket=ticket,
-                prompt_tokens=request.prepared.prompt_tokens,
-                retry=True,
-                avoid=frozenset({name}),
-            )
-            admitted = self.control.hedge(candidate, now)
-            if admitted is not None:
+            name, sent_at = flight
+            if sent_at + after > now:
+                times.append(sent_at + after)
+            elif (admitted := self.control.hedge(request.candidate(ticket, avoid=name), now)) is not None:
                 _log.info("record is asked about a second time", slow=name, other=admitted.permit.replica)
                 self._shop.account.move(Stage.IN_FLIGHT, Stage.WINDOW)
                 self._send(group, admitted)

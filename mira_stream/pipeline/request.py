@@ -6,6 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from mira_stream.control.retry import History
+from mira_stream.control.window import Candidate
 from mira_stream.pipeline.account import Account
 from mira_stream.pipeline.commit import Committer
 from mira_stream.pipeline.draft import Prepared, Prompting
@@ -72,6 +73,19 @@ class PoolRequest:
     def overtaken(self) -> bool:
         """Whether the outcome of one attempt is no longer asked for: another has ended it, or may still."""
         return self.ended or len(self.flying) > 1
+
+    @property
+    def only_flight(self) -> tuple[str, float] | None:
+        """Replica and time of the only attempt in flight; None if there is none, or two, or an outcome."""
+        if self.ended or len(self.flying) != 1:
+            return None
+        return next(iter(self.flying.items()))
+
+    def candidate(self, ticket: int, *, avoid: str) -> Candidate:
+        """The record as one that is sent again while it is in flight at `avoid`."""
+        return Candidate(
+            ticket=ticket, prompt_tokens=self.prepared.prompt_tokens, retry=True, avoid=frozenset({avoid})
+        )
 
     def end(self) -> None:
         """An attempt has brought the outcome: give the others up."""

@@ -85,7 +85,7 @@ class Watcher:
     async def _watch(self, name: str, replica: Replica) -> None:
         dispatcher, control = self._dispatcher, self._dispatcher.control
         while self._replicas.get(name) is replica:
-            await dispatcher.look_wanted(name, self._scrape_seconds - self._scrape_seconds_min)
+            await dispatcher.wanted_looks.wait(name, self._scrape_seconds - self._scrape_seconds_min)
             if name in control.probes_due(self._clock()):
                 await self._look(name, replica, first=False)
             asked_at = self._clock()  # what is sent while the answer is on its way was not seen by it

@@ -167,7 +167,7 @@ def total(rows: list[dict[str, float]], *, key: str = "cost") -> float:
 
 {"name":"x","args":{"path":"/tmp/a_b-c.json","flags":["--all","-n=3"],"ok":true,"none":null,"n":-0.5e10}}
 for(;;){if(a&&!b||c<=d){x[i++]^=0xFF;}else{return(function(){})()}}   // done
-$ grep -rn 'TODO\\|FIXME' src/ | awk -F: '{print $1":"$2}' >> out.log 2>&1;\r\n
+$ grep -rn 'error\\|warning' src/ | awk -F: '{print $1":"$2}' >> out.log 2>&1;\r\n
 """
 _OTHERS = (
     "\u7528\u6237\u8981\u6c42\u4fee\u590d\u8fd9\u4e2a\u9519\u8bef\u3002\u3053\u308c\u306f\u30c6\u30b9\u30c8\u3067\u3059\uff01"

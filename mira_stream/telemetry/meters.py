@@ -65,6 +65,11 @@ class Meters:
         """The sum over all label values."""
         return sum(self.values.get(metric, {}).values())
 
+    def mean(self, metric: Metric, labels: Labels = ()) -> float | None:
+        """The mean of a histogram's observations; None where there is none."""
+        state = self.histograms.get(metric, {}).get(labels)
+        return state.total / sum(state.counts) if state is not None else None
+
     def clear(self, metric: Metric) -> None:
         """Forget all series of a gauge whose label values have changed."""
         assert metric.kind is Kind.GAUGE, metric.name

@@ -36,7 +36,7 @@ class Seat:
 
     def try_alone(self, ticket: int, *, answered: bool) -> bool:
         self.end(self.send(ticket), answered=answered)
-        return self.lane.blames(ticket)
+        return self.lane.blame.on(ticket)
 
 
 def test_an_idle_replica_takes_any_record() -> None:
@@ -101,7 +101,7 @@ def test_failures_point_at_a_record_that_alone_fails() -> None:
     assert not seat.try_alone(1, answered=True)
     assert seat.try_alone(2, answered=False)
     assert seat.try_alone(2, answered=False)
-    assert not seat.lane.blames(1)
+    assert not seat.lane.blame.on(1)
     seat.try_alone(1, answered=True)
     assert seat.try_alone(3, answered=False)
 
@@ -130,9 +130,9 @@ def test_a_failure_in_company_blames_nobody() -> None:
     seat.try_alone(0, answered=True)
     one, two = seat.send(1), seat.send(2)
     seat.end(one, answered=False)
-    assert not seat.lane.blames(1)
+    assert not seat.lane.blame.on(1)
     seat.end(two, answered=False)
-    assert not seat.lane.blames(2)
+    assert not seat.lane.blame.on(2)
 
 
 def look(number: int, *, running: int = 1, waiting: int = 0, usage: float = 0.1, start: float = 1.0) -> Load:

@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from mira_stream.core.request import RequestEncoder, RequestSettings
+from mira_stream.core.request import PromptIds, RequestEncoder, RequestSettings
 
 NASTY = 'a "quoted" \\ back\\slash\n\ttab \x00 \x1f \u2028 中文 😀 </judged_record>'
 
@@ -121,3 +121,20 @@ def test_every_setting_is_described() -> None:
     """The configuration reference is made from the descriptions."""
     properties = msgspec.json.schema(RequestSettings)["$defs"]["RequestSettings"]["properties"]
     assert [name for name, schema in properties.items() if not schema.get("description")] == []
+
+
+def test_ids_are_asked_about_with_the_same_sampling() -> None:
+    """The template's arguments were used up; a re-ask keeps the ids, and is the same however often it is made."""
+    settings = RequestSettings(temperature=0, seed=1, chat_template_kwargs={"enable_thinking": False})
+    encoder = RequestEncoder(settings, "m")
+    body = encoder.encode_ids(PromptIds(3, b"1,2,3"))
+    chat = json.loads(encoder.encode_chat("s", "u"))
+    expected = {key: value for key, value in chat.items() if key not in ("messages", "chat_template_kwargs")}
+    assert json.loads(body) == {**expected, "prompt": [1, 2, 3]}
+    again = encoder.encode_reask(body)
+    assert encoder.encode_reask(again) == again
+    assert json.loads(again) == {
+        **{key: value for key, value in expected.items() if key != "seed"},
+        "prompt": [1, 2, 3],
+        "temperature": 0.3,
+    }

@@ -94,7 +94,13 @@ def test_offline_needs_neither_stores_nor_replicas(tmp_path: Path) -> None:
     """The unit runs it before the start, while replicas may still be loading."""
     report = asyncio.run(check_all(_config(tmp_path), offline=True))
     assert report.passed
-    assert set(_findings(report)) == {"rubric of agent/A", "calibration", "ledger"}
+    assert set(_findings(report)) == {
+        "rubric of agent/A",
+        "gates of admission",
+        "tokens of agent/A",
+        "calibration",
+        "ledger",
+    }
 
 
 @pytest.mark.parametrize(
