@@ -9,9 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.macro import end_to_end, loop_stall, memory
+from bench.macro.admission import goodput, learning
+from bench.micro import counting
 
-BENCHMARKS = {"end_to_end": end_to_end.measure, "loop_stall": loop_stall.measure, "memory": memory.measure}
 RESULTS = Path(__file__).parent / "results"
+PLOTS = RESULTS / "plots"
+BENCHMARKS = {
+    "end_to_end": end_to_end.measure,
+    "loop_stall": loop_stall.measure,
+    "memory": memory.measure,
+    "counting": counting.measure,
+    "admission_goodput": lambda: goodput.measure(PLOTS),
+    "admission_learning": learning.learning,
+    "admission_budget": learning.budget,
+    "admission_disturbed": learning.disturbed,
+}
 
 
 def main(names: list[str]) -> None:
@@ -25,13 +37,17 @@ def main(names: list[str]) -> None:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{_cpu()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",
     }
-    results = {name: BENCHMARKS[name]() for name in chosen}
-    text = _table(about, results)
-    print(text)
     RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / f"{about['date']}-{about['commit']}"
-    stem.with_suffix(".json").write_text(json.dumps({"about": about, **results}, indent=2) + "\n", "utf-8")
-    stem.with_suffix(".md").write_text(text + "\n", "utf-8")
+    path = RESULTS / f"{about['date']}-{about['commit']}.json"
+    for name in chosen:
+        # Each is written when it is there: a run of many minutes that is cut off keeps what it has.
+        result = {name: BENCHMARKS[name]()}
+        before = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        before.pop("about", None)
+        every = before | result
+        path.write_text(json.dumps({"about": about, **every}, indent=2) + "\n", "utf-8")
+        path.with_suffix(".md").write_text(_table(about, every) + "\n", "utf-8")
+        print(_table(about, result))
 
 
 def _commit() -> str:
@@ -60,8 +76,10 @@ def _table(about: dict[str, str], results: dict[str, dict[str, object]]) -> str:
         lines += [f"## {name}", "", "| figure | value |", "|---|---|"]
         for figure, value in figures.items():
             shown = "; ".join(map(str, value)) if isinstance(value, list) else value
-            if isinstance(value, dict):
+            if isinstance(value, dict) and "median" in value:
                 shown = f"{value['median']} [{value['min']}..{value['max']}]"
+            elif isinstance(value, dict):
+                shown = "; ".join(f"{name} {one}" for name, one in value.items())
             lines.append(f"| {figure} | {shown} |")
         lines.append("")
     return "\n".join(lines).rstrip()
