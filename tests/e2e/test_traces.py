@@ -30,7 +30,9 @@ SCRAPE_SECONDS = 0.05
 CONTEXT_TOKENS, REPLY_TOKENS = 65_536, 2_048
 NOT_HERE = {
     "mira_stream_pool_reasks_total",
+    "mira_stream_pool_miscounted_records_total",
     "mira_stream_pool_retries_total",
+    "mira_stream_pool_wasted_tokens_total",
     "mira_stream_prepare_unknown_shape_records_total",
     "mira_stream_replica_faults_total",
 }

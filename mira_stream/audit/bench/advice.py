@@ -11,7 +11,8 @@ from mira_stream.audit.bench.measure import Measured
 from mira_stream.audit.bench.values import Point
 from mira_stream.control.settings import AdmissionSettings
 
-_FULL_USAGE = 0.85
+_FULL_USAGE = 0.75
+"""A long prompt at the head of the queue waits for more than is free: a cache is as full as it gets well below 1."""
 _WAITING = 0.5
 _ROOM = 1.25
 _OFF = 0.1
