@@ -8,9 +8,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.macro import end_to_end, loop_stall, memory
+from bench.macro import end_to_end, loop_stall, memory, sick_fleet
 from bench.macro.admission import goodput, learning
-from bench.micro import counting
+from bench.micro import counting, streaming
 
 RESULTS = Path(__file__).parent / "results"
 PLOTS = RESULTS / "plots"
@@ -19,10 +19,12 @@ BENCHMARKS = {
     "loop_stall": loop_stall.measure,
     "memory": memory.measure,
     "counting": counting.measure,
+    "streaming": streaming.measure,
     "admission_goodput": lambda: goodput.measure(PLOTS),
     "admission_learning": learning.learning,
     "admission_budget": learning.budget,
     "admission_disturbed": learning.disturbed,
+    "sick_fleet": sick_fleet.measure,
 }
 
 

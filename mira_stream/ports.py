@@ -225,9 +225,15 @@ class Replica(Protocol):
     def name(self) -> str:
         """Its base URL, without credentials; the metric label."""
 
-    async def ask(self, body: bytes, *, timeout_seconds: float) -> Reply:
-        """POST one chat completion. Raises Transient, Saturated or Permanent. Cancelling closes the connection, which
-        makes the server drop the request."""
+    async def ask(
+        self, body: bytes, *, timeout_seconds: float, on_started: Callable[[], None] | None = None
+    ) -> Reply:
+        """POST one completion. Raises Transient, Saturated or Permanent. Cancelling closes the connection, which makes
+        the server drop the request.
+
+        Where the reply is streamed, `on_started` is called once, at its first token, and `timeout_seconds` is the time
+        until then; after it progress counts. Otherwise `timeout_seconds` is for all of it.
+        """
 
     async def models(self) -> Sequence[ServedModel]:
         """`/v1/models`."""

@@ -12,13 +12,17 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A 200 answer: the text, why it ended (`stop`, `length`, …), its usage, the model that answered, and the time."""
+    """A 200 answer: the text, why it ended (`stop`, `length`, …), its usage, the model that answered, and the time.
+
+    `stopped_early`: why we left before its end, if we did: it repeated itself, or all that was asked for was there.
+    """
 
     text: str
     finish_reason: str | None
     usage: Usage
     model: str
     latency_seconds: float
+    stopped_early: str | None = None
 
 
 class ServedModel(msgspec.Struct, frozen=True):

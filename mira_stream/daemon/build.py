@@ -12,6 +12,7 @@ import msgspec
 from mira_stream.control.admission import PoolControl
 from mira_stream.control.health import BreakerState
 from mira_stream.control.selftest import self_test
+from mira_stream.core.early_stop import EarlyStop
 from mira_stream.core.errors import MiraStreamError, Refusal
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.tokens import Estimator, raw_tokens
@@ -89,7 +90,9 @@ async def built(config: Config, *, once: bool) -> AsyncIterator[Daemon]:
             plan.group: {
                 replica.name: replica
                 for replica in (
-                    VllmReplica(url, session, api_key=plan.api_key, mode=config.request.mode)
+                    VllmReplica(
+                        url, session, api_key=plan.api_key, mode=config.request.mode, watch=watch_of(plan)
+                    )
                     for url in plan.replicas
                 )
             }
@@ -173,6 +176,11 @@ def assemble(
     pipeline = Pipeline(adapters.ledger, adapters.sink, stages, account=account)
     pipelines.append(pipeline)
     return pipeline
+
+
+def watch_of(plan: PoolPlan) -> Callable[[], EarlyStop]:
+    """What looks at each streamed reply of a pool."""
+    return lambda: EarlyStop(plan.prompting.slots)
 
 
 def _discovery(adapters: Adapters, meters: Meters, settings: ReadSettings) -> Discovery:

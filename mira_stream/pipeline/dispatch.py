@@ -1,14 +1,14 @@
 """One pool: sends what admission admits, follows up what comes back, and says what limits it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from itertools import count
 
 import structlog
 
 from mira_stream.control.admission import PoolControl
 from mira_stream.control.decision import Admitted
+from mira_stream.control.permits import Permit
 from mira_stream.control.retry import GiveUp, Resend, StopPool, next_step
 from mira_stream.control.snapshot import ReplicaSnapshot
 from mira_stream.control.window import Candidate
@@ -59,7 +59,6 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._tickets = count()
         self._requests: dict[int, PoolRequest] = {}
-        self._scopes: set[asyncio.Timeout] = set()
         self._sending = 0
         self._closed = False
         self._draining = False
@@ -100,8 +99,8 @@ class Dispatcher:
     def cancel(self) -> None:
         """Give up the requests in flight, and those about to be sent; their records are read again at the next start."""
         self._cancelled = True
-        for scope in self._scopes:
-            scope.reschedule(asyncio.get_running_loop().time())
+        for request in self._requests.values():
+            request.give_up()
 
     def wake(self) -> None:
         """Something has changed that admission should know of."""
@@ -215,10 +214,12 @@ class Dispatcher:
         request.attempts += 1
         usage = None
         try:
-            async with self._until_cancelled(request):
+            async with request.attempt(given_up=self._cancelled):
                 try:
                     timeout = self.control.timeout_seconds(permit, self.pool.prompting.max_tokens)
-                    reply = await replica.ask(request.body, timeout_seconds=timeout)
+                    reply = await replica.ask(
+                        request.body, timeout_seconds=timeout, on_started=lambda: self._started(permit)
+                    )
                     usage = reply.usage
                 finally:
                     self.control.settle(permit, usage, self._shop.clock())
@@ -231,18 +232,10 @@ class Dispatcher:
         else:
             await self._answered(request, admitted, reply)
 
-    @asynccontextmanager
-    async def _until_cancelled(self, request: PoolRequest) -> AsyncIterator[None]:
-        """Raises TimeoutError out of the block when `cancel` is called or another attempt has ended the request, or
-        did so before."""
-        async with asyncio.timeout(0 if self._cancelled or request.ended else None) as scope:
-            self._scopes.add(scope)
-            request.scopes.add(scope)
-            try:
-                yield
-            finally:
-                self._scopes.discard(scope)
-                request.scopes.discard(scope)
+    def _started(self, permit: Permit) -> None:
+        """The first token of a streamed reply: the prompt is prefilled, so that the next one may go."""
+        self.control.started(permit)
+        self._wake.set()
 
     # What comes of a request.
 
@@ -271,7 +264,7 @@ class Dispatcher:
         # Before anything is awaited: other requests may end there meanwhile.
         blamed = self.control.blames(admitted.permit)
         try:
-            async with self._until_cancelled(request):
+            async with request.attempt(given_up=self._cancelled):
                 fault, certain = await self.faults.judge(name, request, error)
         except TimeoutError:
             return

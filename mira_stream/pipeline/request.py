@@ -1,7 +1,8 @@
 """A record on its way through a pool, what the pool is, and what all pools share."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import msgspec
 
@@ -56,7 +57,7 @@ class PoolRequest:
     first has `ended` it: the other one is given up.
     """
 
-    __slots__ = ("attempts", "body", "ended", "flying", "history", "prepared", "reasks", "scopes")
+    __slots__ = ("_scopes", "attempts", "body", "ended", "flying", "history", "prepared", "reasks")
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
@@ -67,7 +68,7 @@ class PoolRequest:
         self.ended = False
         self.flying: dict[str, float] = {}
         """When each attempt in flight was sent, by replica."""
-        self.scopes: set[asyncio.Timeout] = set()
+        self._scopes: set[asyncio.Timeout] = set()
 
     @property
     def overtaken(self) -> bool:
@@ -90,6 +91,20 @@ class PoolRequest:
     def end(self) -> None:
         """An attempt has brought the outcome: give the others up."""
         self.ended = True
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Leave all attempts in flight."""
         now = asyncio.get_running_loop().time()
-        for scope in self.scopes:
+        for scope in self._scopes:
             scope.reschedule(now)
+
+    @asynccontextmanager
+    async def attempt(self, *, given_up: bool) -> AsyncIterator[None]:
+        """Raises TimeoutError out of the block when it is given up or has been, or another attempt has ended it."""
+        async with asyncio.timeout(0 if given_up or self.ended else None) as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)

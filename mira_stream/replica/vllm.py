@@ -7,7 +7,7 @@ retried here: what went wrong is translated, and `control/` decides.
 import asyncio
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
 import aiohttp
@@ -18,6 +18,7 @@ from mira_stream.core.errors import Refusal, Transient, TransientKind
 from mira_stream.core.usage import Load, Reply, ServedModel, Usage
 from mira_stream.replica.errors import answered, disconnected
 from mira_stream.replica.load import parse_load
+from mira_stream.replica.stream import EventReader, StreamedReply, StreamError, StreamUsage, StreamWatch
 
 
 class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +43,14 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True):
     dns_seconds: Annotated[
         int, msgspec.Meta(gt=0, description="How long a resolved host name is remembered, in seconds.")
     ] = 30
+    idle_seconds: Annotated[
+        float,
+        msgspec.Meta(
+            gt=0,
+            description="Longest pause between two pieces of a streamed reply, in seconds; one step of a full engine "
+            "takes at most a few.",
+        ),
+    ] = 120.0
     reply_bytes_max: Annotated[
         int, msgspec.Meta(gt=0, description="Largest answer that is read from a replica, in bytes.")
     ] = 4 << 20
@@ -128,6 +137,8 @@ _ERROR_BYTES_MAX = 64 << 10
 _CHUNK_BYTES = 256 << 10
 # Above this size aiohttp warns about raw bytes and wants a file object.
 _RAW_BODY_BYTES_MAX = 1 << 20
+# A streamed token of four bytes comes in a chunk of some hundred.
+_STREAM_OVERHEAD = 200
 
 
 class _Answer(msgspec.Struct):
@@ -147,6 +158,7 @@ class VllmReplica:
         session: shared by all replicas, see `open_session`; not closed here.
         api_key: sent as a bearer token.
         mode: what the bodies hold that it is asked: messages, or token ids.
+        watch: makes what looks at each streamed reply, and says when the rest need not be waited for.
         settings: time and size limits.
     """
 
@@ -157,12 +169,14 @@ class VllmReplica:
         *,
         api_key: str | None = None,
         mode: Literal["chat", "tokens"] = "chat",
+        watch: Callable[[], StreamWatch] | None = None,
         settings: ReplicaSettings | None = None,
     ) -> None:
         url = _base(base_url)
         self._url = url.with_user(None)
         self._session = session
         self._mode = mode
+        self._watch = watch
         self._path = "v1/completions" if mode == "tokens" else "v1/chat/completions"
         self._settings = settings or ReplicaSettings()
         self._headers = _authorization(url, api_key)
@@ -176,10 +190,22 @@ class VllmReplica:
         """Its base URL, without credentials; the metric label."""
         return server_name(str(self._url))
 
-    async def ask(self, body: bytes, *, timeout_seconds: float) -> Reply:
-        """POST one completion; the latency is that of the whole exchange."""
+    async def ask(
+        self, body: bytes, *, timeout_seconds: float, on_started: Callable[[], None] | None = None
+    ) -> Reply:
+        """POST one completion, streamed or not as the body says; the latency is that of the whole exchange."""
         started = asyncio.get_running_loop().time()
-        answer = await self._call("POST", self._path, body=body, timeout_seconds=timeout_seconds)
+        try:
+            async with asyncio.timeout(timeout_seconds) as patience, self._post(body) as response:
+                if response.status != 200:
+                    said = await _start_of_body(response)
+                    raise answered(self.name, response.status, response.headers, said, self._secrets)
+                if response.content_type == "text/event-stream":
+                    streamed = await self._stream(response, patience, on_started)
+                    return self._streamed_reply(streamed, asyncio.get_running_loop().time() - started)
+                answer = await self._whole_body(response)
+        except (aiohttp.ClientError, OSError) as error:
+            raise disconnected(self.name, error, timeout_seconds=timeout_seconds) from error
         latency = asyncio.get_running_loop().time() - started
         try:
             completion = _completion.decode(answer)
@@ -216,9 +242,7 @@ class VllmReplica:
         if not completion.choices:
             raise self._not_understood("a chat completion with a choice")
         choice = completion.choices[0]
-        if choice.finish_reason in ("abort", "error"):
-            text = f"{self.name} ended the reply itself (finish reason {choice.finish_reason})"
-            raise Transient(TransientKind.SERVER, text, 200)
+        self._check_reason(choice.finish_reason)
         message = choice.message
         # A reasoning parser leaves no content when the thinking took all tokens: an empty reply, not a broken server.
         thought = message.reasoning or message.reasoning_content
@@ -235,6 +259,74 @@ class VllmReplica:
             model=completion.model,
             latency_seconds=latency_seconds,
         )
+
+    def _post(self, body: bytes) -> aiohttp.client._RequestContextManager:
+        data = io.BytesIO(body) if len(body) > _RAW_BODY_BYTES_MAX else body
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_seconds)
+        url = self._url / self._path
+        return self._session.post(
+            url, data=data, headers=self._headers, timeout=timeout, allow_redirects=False
+        )
+
+    async def _stream(
+        self,
+        response: aiohttp.ClientResponse,
+        patience: asyncio.Timeout,
+        on_started: Callable[[], None] | None,
+    ) -> StreamedReply:
+        """Read events until the end, or until no more is needed: then the connection is closed, and the server drops
+        the request. Once the reply has begun, `patience` is for the next piece."""
+        events, reply = EventReader(), StreamedReply(self._watch() if self._watch is not None else None)
+        loop, idle, size = asyncio.get_running_loop(), self._settings.idle_seconds, 0
+        async for received in response.content.iter_any():
+            size += len(received)
+            if size > self._settings.reply_bytes_max * _STREAM_OVERHEAD:
+                raise self._too_long()
+            for payload in events.feed(received):
+                began = reply.started
+                self._take(reply, payload)
+                if reply.started and not began and on_started is not None:
+                    on_started()
+                if reply.over:
+                    break
+            if reply.over:
+                break
+            if reply.started:
+                patience.reschedule(loop.time() + idle)
+        if reply.stopped_early is not None:
+            response.close()
+        return reply
+
+    def _take(self, reply: StreamedReply, payload: bytes) -> None:
+        try:
+            reply.take(payload)
+        except StreamError as error:
+            said = answered(self.name, 500, {}, str(error).encode(), self._secrets)
+            raise Transient(TransientKind.SERVER, f"{said} (in the midst of its reply)", 200) from error
+
+    def _streamed_reply(self, streamed: StreamedReply, latency_seconds: float) -> Reply:
+        reason = streamed.stopped_early or streamed.finish_reason
+        if reason is None:
+            text = f"{self.name} ended its stream before its reply was complete"
+            raise Transient(TransientKind.RESET, text, 200)
+        self._check_reason(reason)
+        usage = streamed.usage or StreamUsage()
+        details = usage.prompt_tokens_details
+        return Reply(
+            text=streamed.text,
+            finish_reason=reason,
+            usage=Usage(
+                usage.prompt_tokens, streamed.completion_tokens, details.cached_tokens if details else None
+            ),
+            model=streamed.model,
+            latency_seconds=latency_seconds,
+            stopped_early=streamed.stopped_early,
+        )
+
+    def _check_reason(self, reason: str | None) -> None:
+        if reason in ("abort", "error"):
+            text = f"{self.name} ended the reply itself (finish reason {reason})"
+            raise Transient(TransientKind.SERVER, text, 200)
 
     def _not_understood(self, expected: str) -> Transient:
         text = f"{self.name} answered 200 with something that is not {expected}; check the address and its version"
@@ -267,9 +359,13 @@ class VllmReplica:
         limit = self._settings.reply_bytes_max
         body = await _bounded_body(response, limit)
         if len(body) > limit:
-            text = f"{self.name} sent an answer of more than {limit:,} bytes; it was dropped"
-            raise Transient(TransientKind.PROTOCOL, text, 200)
+            raise self._too_long()
         return body
+
+    def _too_long(self) -> Transient:
+        limit = self._settings.reply_bytes_max
+        text = f"{self.name} sent an answer of more than {limit:,} bytes; it was dropped"
+        return Transient(TransientKind.PROTOCOL, text, 200)
 
 
 async def _start_of_body(response: aiohttp.ClientResponse) -> bytes:

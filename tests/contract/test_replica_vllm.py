@@ -173,6 +173,9 @@ def check_answer(name: str, status: int, body: bytes, ended: Reply | MiraStreamE
     """What each kind of recorded answer must end in, told from the recording alone."""
     told = json.loads(body) if body[:1] in b"{[" and body else None
     error = told.get("error") if isinstance(told, dict) else None
+    if status == 200 and body.startswith(b"data:"):
+        check_stream(name, body, ended)
+        return
     if status == 200:
         check_success(name, told, ended)
         return
@@ -210,6 +213,26 @@ def check_success(name: str, told: Any, ended: Reply | MiraStreamError) -> None:
     assert ended.usage == Usage(usage["prompt_tokens"], usage["completion_tokens"], cached), name
     assert ended.model == told["model"], name
     assert 0 <= ended.latency_seconds < 5
+
+
+def check_stream(name: str, body: bytes, ended: Reply | MiraStreamError) -> None:
+    """A recorded stream is the sum of its pieces; one that tells an error, or stops short, is passing trouble."""
+    events = [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
+    told = [json.loads(event) for event in events if event != "[DONE]"]
+    choices = [one["choices"][0] for one in told if one.get("choices")]
+    reasons = [one["finish_reason"] for one in choices if one.get("finish_reason")]
+    if any("error" in one for one in told) or not reasons:
+        assert isinstance(ended, Transient), name
+        assert is_for_people(str(ended)), name
+        return
+    assert isinstance(ended, Reply), (name, ended)
+    pieces = [one["text"] if "text" in one else one["delta"].get("content") or "" for one in choices]
+    usage = next((one["usage"] for one in reversed(told) if one.get("usage")), None)
+    assert ended.text == "".join(pieces), name
+    assert ended.finish_reason == reasons[-1], name
+    if usage is not None:
+        counted = (ended.usage.prompt_tokens, ended.usage.completion_tokens)
+        assert counted == (usage["prompt_tokens"], usage["completion_tokens"]), name
 
 
 @NEEDS_CAPTURES

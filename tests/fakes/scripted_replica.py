@@ -68,7 +68,9 @@ class ScriptedReplica:
         self._otherwise = otherwise
         self._news = asyncio.Event()
 
-    async def ask(self, body: bytes, *, timeout_seconds: float) -> Reply:
+    async def ask(
+        self, body: bytes, *, timeout_seconds: float, on_started: Callable[[], None] | None = None
+    ) -> Reply:
         assert timeout_seconds > 0
         self.asks.append(body)
         self.in_flight += 1
