@@ -230,6 +230,8 @@ def sim(
         "seed": seed,
     }
     given |= _pairs(settings or [], option="--set", example="max_model_len=4096")
+    if isinstance(kinds := given.get("damage_kinds"), str):
+        given["damage_kinds"] = [kind.strip() for kind in kinds.split(",")]
     unknown = sorted(set(given) - set(SimSettings.__struct_fields__))
     if unknown:
         raise Refusal(

@@ -12,7 +12,7 @@ from mira_stream.control.settings import AdmissionSettings
 from mira_stream.control.snapshot import ReplicaSnapshot, snapshot_of
 from mira_stream.control.window import Candidate, Window
 from mira_stream.core.outcome import LimitingFactor
-from mira_stream.core.usage import Load, Usage
+from mira_stream.core.usage import Load, LoadReport, Usage
 
 _PREFILL_PATIENCE = 3.0
 _WARM_UP_TOKENS_MIN = 1024
@@ -117,8 +117,7 @@ class PoolControl:
 
     def add(self, replica: str) -> None:
         """Another replica, or one that was leaving and stays after all."""
-        lane = self._lanes.setdefault(replica, Lane(replica, self._settings))
-        lane.leaving = False
+        self._lanes.setdefault(replica, Lane(replica, self._settings)).leaving = False
 
     def leave(self, replica: str) -> None:
         """Send nothing more there; `left` tells when its last request has ended."""
@@ -138,6 +137,11 @@ class PoolControl:
         """A look at the replica's metrics; `asked_at` is when it was asked for: what was sent later is not in it."""
         if (lane := self._lanes.get(replica)) is not None:
             lane.observe(load, asked_at, now, output_tokens=self._averages.output_tokens)
+
+    def reported(self, replica: str, report: LoadReport, now: float) -> None:
+        """An answer said what the load there is: as fresh as a look, and free."""
+        if (lane := self._lanes.get(replica)) is not None and report.waiting == 0:
+            lane.idle(now)
 
     def wants_look(self, replica: str) -> bool:
         """Whether a fresh look at it might let the next record go."""

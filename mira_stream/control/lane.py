@@ -233,6 +233,11 @@ class Lane:
             self.prefill.idle(now, self.uncached(self.holdings.prompt_tokens_since(asked_at)))
         self._learn_capacity(look, now, output_tokens)
 
+    def idle(self, now: float) -> None:
+        """Nothing waited there when an answer left it: at most what was on its way then is left to prefill."""
+        sent_since = self.holdings.prompt_tokens_since(now - 2 * self.looks.network_seconds)
+        self.prefill.idle(now, self.uncached(sent_since))
+
     def is_stale(self, now: float) -> bool:
         """Whether the engine's metrics have stood still for too long while it had work of ours."""
         return len(self.holdings) > 0 and now >= self._still_from + STALE_SECONDS

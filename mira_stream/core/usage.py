@@ -11,6 +11,13 @@ class Usage(msgspec.Struct, frozen=True):
     cached_tokens: int | None = None
 
 
+class LoadReport(msgspec.Struct, frozen=True):
+    """What a server says of its load on an answer itself (ORCA); None where it does not say."""
+
+    kv_usage: float | None = None
+    waiting: int | None = None
+
+
 class Reply(msgspec.Struct, frozen=True):
     """A 200 answer: the text, why it ended (`stop`, `length`, …), its usage, the model that answered, and the time.
 
@@ -23,6 +30,7 @@ class Reply(msgspec.Struct, frozen=True):
     model: str
     latency_seconds: float
     stopped_early: str | None = None
+    load: LoadReport | None = None
 
 
 class ServedModel(msgspec.Struct, frozen=True):

@@ -85,13 +85,18 @@ async def built(config: Config, *, once: bool) -> AsyncIterator[Daemon]:
         sink = SegmentSink(
             stores.sink, settings=config.sink, patience=patience, executor=workers, failpoint=failpoint
         )
-        session = await stack.enter_async_context(open_session())
+        session = await stack.enter_async_context(open_session(config.replica))
         replicas = {
             plan.group: {
                 replica.name: replica
                 for replica in (
                     VllmReplica(
-                        url, session, api_key=plan.api_key, mode=config.request.mode, watch=watch_of(plan)
+                        url,
+                        session,
+                        api_key=plan.api_key,
+                        mode=config.request.mode,
+                        watch=watch_of(plan),
+                        settings=config.replica,
                     )
                     for url in plan.replicas
                 )

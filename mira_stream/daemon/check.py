@@ -136,10 +136,12 @@ async def _check_replicas(
     config: Config, plans: Sequence[PoolPlan], canned: Mapping[str, bytes]
 ) -> list[Finding]:
     findings = []
-    async with open_session() as session:
+    async with open_session(config.replica) as session:
         for plan in plans:
             for url in plan.replicas:
-                replica = VllmReplica(url, session, api_key=plan.api_key, mode=config.request.mode)
+                replica = VllmReplica(
+                    url, session, api_key=plan.api_key, mode=config.request.mode, settings=config.replica
+                )
                 findings.append(
                     await _check_replica(replica, plan, canned.get(plan.group) or canned_chat(plan))
                 )

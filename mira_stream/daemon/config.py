@@ -14,6 +14,7 @@ from mira_stream.core.errors import Refusal
 from mira_stream.core.request import RequestSettings
 from mira_stream.ledger.settings import LedgerSettings
 from mira_stream.replica.counter_settings import CounterSettings
+from mira_stream.replica.settings import ReplicaSettings
 from mira_stream.sink.settings import SinkSettings
 from mira_stream.source.settings import SourceSettings
 from mira_stream.source.store_settings import StoreSettings
@@ -132,6 +133,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pool: Annotated[tuple[PoolSection, ...], Meta(min_length=1)]
     ledger: LedgerSettings = LedgerSettings()
     admission: AdmissionSettings = AdmissionSettings()
+    replica: ReplicaSettings = ReplicaSettings()
     request: RequestSettings = RequestSettings()
     prompt: PromptSection = PromptSection()
     anchors: AnchorsSection = AnchorsSection()

@@ -221,6 +221,8 @@ class Dispatcher:
                         request.body, timeout_seconds=timeout, on_started=lambda: self._started(permit)
                     )
                     usage = reply.usage
+                    if reply.load is not None:
+                        self.control.reported(permit.replica, reply.load, self._shop.clock())
                 finally:
                     self.control.settle(permit, usage, self._shop.clock())
                     self._wake.set()

@@ -9,7 +9,9 @@ import math
 import re
 from collections.abc import Iterator
 
-from mira_stream.core.usage import Load
+import msgspec
+
+from mira_stream.core.usage import Load, LoadReport
 
 # The sample's labels may hold quoted braces; what follows the value (a time stamp, an exemplar) is of no interest.
 _SAMPLE = re.compile(r"(?:\{((?:[^\"{}\n]|\"(?:[^\"\\\n]|\\.)*+\")*+)\})?[ \t]++([^\s#]+)")
@@ -41,6 +43,32 @@ _PREFILL = ("vllm:request_prefill_time_seconds_sum",)
 _PREFILLED = ("vllm:request_prefill_kv_computed_tokens_sum", "vllm:request_prompt_tokens_sum")
 _START = ("process_start_time_seconds",)
 _CACHE_CONFIG = ("vllm:cache_config_info",)
+
+
+REPORT_WANTED = {"endpoint-load-metrics-format": "JSON"}
+"""Asks for a load report on the answer (ORCA)."""
+REPORT_HEADER = "endpoint-load-metrics"
+
+
+class _Named(msgspec.Struct):
+    kv_cache_usage_perc: float | None = None
+    num_requests_waiting: float | None = None
+
+
+class _Report(msgspec.Struct):
+    named_metrics: _Named
+
+
+def parse_report(header: str | None) -> LoadReport | None:
+    """The load that an answer's header reports, as vLLM writes it; None if there is none, or not that."""
+    if header is None or not header.startswith("JSON "):
+        return None
+    try:
+        told = msgspec.json.decode(header[5:], type=_Report).named_metrics
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+    waiting = told.num_requests_waiting
+    return LoadReport(told.kv_cache_usage_perc, None if waiting is None else max(0, round(waiting)))
 
 
 def parse_load(page: str) -> Load | None:

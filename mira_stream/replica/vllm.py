@@ -15,45 +15,11 @@ import msgspec
 import yarl
 
 from mira_stream.core.errors import Refusal, Transient, TransientKind
-from mira_stream.core.usage import Load, Reply, ServedModel, Usage
+from mira_stream.core.usage import Load, LoadReport, Reply, ServedModel, Usage
 from mira_stream.replica.errors import answered, disconnected
-from mira_stream.replica.load import parse_load
+from mira_stream.replica.load import REPORT_HEADER, REPORT_WANTED, parse_load, parse_report
+from mira_stream.replica.settings import ReplicaSettings
 from mira_stream.replica.stream import EventReader, StreamedReply, StreamError, StreamUsage, StreamWatch
-
-
-class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How replicas are talked to."""
-
-    connect_timeout_seconds: Annotated[
-        float, msgspec.Meta(gt=0, description="Longest wait for a connection to a replica, in seconds.")
-    ] = 10.0
-    lookup_timeout_seconds: Annotated[
-        float,
-        msgspec.Meta(
-            gt=0, description="Longest wait for a replica's models, token count or metrics, in seconds."
-        ),
-    ] = 10.0
-    keepalive_seconds: Annotated[
-        float,
-        msgspec.Meta(
-            gt=0,
-            description="How long an idle connection is kept, in seconds; below the server's own limit (vLLM: 5).",
-        ),
-    ] = 3.0
-    dns_seconds: Annotated[
-        int, msgspec.Meta(gt=0, description="How long a resolved host name is remembered, in seconds.")
-    ] = 30
-    idle_seconds: Annotated[
-        float,
-        msgspec.Meta(
-            gt=0,
-            description="Longest pause between two pieces of a streamed reply, in seconds; one step of a full engine "
-            "takes at most a few.",
-        ),
-    ] = 120.0
-    reply_bytes_max: Annotated[
-        int, msgspec.Meta(gt=0, description="Largest answer that is read from a replica, in bytes.")
-    ] = 4 << 20
 
 
 def open_session(settings: ReplicaSettings | None = None) -> aiohttp.ClientSession:
@@ -180,6 +146,7 @@ class VllmReplica:
         self._path = "v1/completions" if mode == "tokens" else "v1/chat/completions"
         self._settings = settings or ReplicaSettings()
         self._headers = _authorization(url, api_key)
+        self._ask_headers = self._headers | (REPORT_WANTED if self._settings.load_reports else {})
         self._secrets = tuple(secret for secret in (api_key, url.password) if secret)
 
     def __repr__(self) -> str:
@@ -203,6 +170,7 @@ class VllmReplica:
                 if response.content_type == "text/event-stream":
                     streamed = await self._stream(response, patience, on_started)
                     return self._streamed_reply(streamed, asyncio.get_running_loop().time() - started)
+                report = parse_report(response.headers.get(REPORT_HEADER))
                 answer = await self._whole_body(response)
         except (aiohttp.ClientError, OSError) as error:
             raise disconnected(self.name, error, timeout_seconds=timeout_seconds) from error
@@ -211,7 +179,7 @@ class VllmReplica:
             completion = _completion.decode(answer)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             raise self._not_understood("a chat completion") from error
-        return self._reply(completion, latency)
+        return self._reply(completion, latency, report)
 
     async def models(self) -> Sequence[ServedModel]:
         """`/v1/models`."""
@@ -238,7 +206,7 @@ class VllmReplica:
             raise self._not_understood("vLLM's metrics")
         return load
 
-    def _reply(self, completion: _Completion, latency_seconds: float) -> Reply:
+    def _reply(self, completion: _Completion, latency_seconds: float, load: LoadReport | None) -> Reply:
         if not completion.choices:
             raise self._not_understood("a chat completion with a choice")
         choice = completion.choices[0]
@@ -251,6 +219,7 @@ class VllmReplica:
             raise self._not_understood("a chat completion with content")
         usage, details = completion.usage, completion.usage.prompt_tokens_details
         return Reply(
+            load=load,
             text=content or "",
             finish_reason=choice.finish_reason,
             usage=Usage(
@@ -265,7 +234,7 @@ class VllmReplica:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_seconds)
         url = self._url / self._path
         return self._session.post(
-            url, data=data, headers=self._headers, timeout=timeout, allow_redirects=False
+            url, data=data, headers=self._ask_headers, timeout=timeout, allow_redirects=False
         )
 
     async def _stream(

@@ -13,7 +13,8 @@ from mira_stream.core.errors import MiraStreamError, Transient, TransientKind
 from mira_stream.core.request import RequestEncoder, RequestSettings
 from mira_stream.core.row import SLOTS
 from mira_stream.core.usage import Reply
-from mira_stream.replica.vllm import ReplicaSettings, VllmReplica, open_session
+from mira_stream.replica.settings import ReplicaSettings
+from mira_stream.replica.vllm import VllmReplica, open_session
 from mira_stream.sim.service import running_sim
 from mira_stream.sim.settings import SimSettings
 
@@ -183,3 +184,22 @@ def test_the_simulated_vllm_streams_what_it_answers_in_one_piece() -> None:
     assert streamed.usage == whole.usage
     assert streamed.model == whole.model
     assert started == [True]
+
+
+def test_a_load_report_comes_with_the_answer_where_it_is_asked_for() -> None:
+    """The simulated vLLM says its usage and its queue on the answer itself; nobody asks unless told to."""
+
+    async def run() -> list[Reply]:
+        async with running_sim(SimSettings(time_scale=0.001)) as sim, open_session() as session:
+            body = RequestEncoder(RequestSettings(), MODEL).encode_chat("Grade it.", "a record")
+            return [
+                await VllmReplica(sim.url, session, settings=ReplicaSettings(load_reports=wanted)).ask(
+                    body, timeout_seconds=10
+                )
+                for wanted in (True, False)
+            ]
+
+    reported, silent = asyncio.run(run())
+    assert reported.load is not None
+    assert reported.load.waiting == 0
+    assert silent.load is None

@@ -16,7 +16,8 @@ from aiohttp import web
 from mira_stream.core.errors import MiraStreamError, Permanent, Refusal, Saturated, Transient, TransientKind
 from mira_stream.core.usage import Load, Reply, ServedModel, Usage
 from mira_stream.ports import Replica
-from mira_stream.replica.vllm import ReplicaSettings, VllmReplica, open_session
+from mira_stream.replica.settings import ReplicaSettings
+from mira_stream.replica.vllm import VllmReplica, open_session
 
 CAPTURES = Path(__file__).parents[3] / "shared" / "facts" / "vllm-captures"
 NEEDS_CAPTURES = pytest.mark.skipif(

@@ -73,15 +73,22 @@ class Simulator:
 @contextmanager
 def supervised(settings: SimSettings, *, count: int = 2) -> Iterator[Sequence[str]]:
     """The addresses of replicas of this process that are started again whenever they have died."""
-    ports = [free_port() for _ in range(count)]
+    with hosted(*[settings] * count) as urls:
+        yield urls
+
+
+@contextmanager
+def hosted(*settings: SimSettings) -> Iterator[Sequence[str]]:
+    """The addresses of such replicas, each with settings of its own."""
+    placed = [msgspec.structs.replace(one, port=free_port()) for one in settings]
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     ready = threading.Barrier(2)
-    thread = threading.Thread(target=_keep, args=(loop, settings, ports, stop, ready))
+    thread = threading.Thread(target=_keep, args=(loop, placed, stop, ready))
     thread.start()
     try:
         ready.wait(_END_SECONDS)
-        yield [f"http://127.0.0.1:{port}" for port in ports]
+        yield [f"http://127.0.0.1:{one.port}" for one in placed]
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
@@ -90,21 +97,19 @@ def supervised(settings: SimSettings, *, count: int = 2) -> Iterator[Sequence[st
 
 def _keep(
     loop: asyncio.AbstractEventLoop,
-    settings: SimSettings,
-    ports: list[int],
+    settings: Sequence[SimSettings],
     stop: asyncio.Event,
     ready: threading.Barrier,
 ) -> None:
-    async def one(port: int, listening: asyncio.Event) -> None:
+    async def one(settings: SimSettings, listening: asyncio.Event) -> None:
         while not stop.is_set():
-            own = msgspec.structs.replace(settings, port=port)
-            await serve(own, ready=lambda _: listening.set(), stop=stop)
+            await serve(settings, ready=lambda _: listening.set(), stop=stop)
 
     async def all_of_them() -> None:
         async with asyncio.TaskGroup() as group:
-            events = [asyncio.Event() for _ in ports]
-            for port, listening in zip(ports, events, strict=True):
-                group.create_task(one(port, listening))
+            events = [asyncio.Event() for _ in settings]
+            for each, listening in zip(settings, events, strict=True):
+                group.create_task(one(each, listening))
             for listening in events:
                 await listening.wait()
             ready.wait(_END_SECONDS)

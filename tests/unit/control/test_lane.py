@@ -322,3 +322,14 @@ def test_a_look_is_wanted_where_only_evidence_is_missing() -> None:
 def test_a_lane_reads_well() -> None:
     """Its repr is for an operator."""
     assert repr(Seat().lane).startswith("Lane(a, Holdings(0 requests")
+
+
+def test_an_answer_that_says_nothing_waits_corrects_the_prediction() -> None:
+    """As fresh as a look: what was sent before it is prefilled, or in a step."""
+    lane = learner(kv_tokens=50_000)
+    reserve(lane, 1, 30_000, 0.0)
+    lane.idle(0.5)
+    assert lane.prefill.tokens(0.5) == 0.0
+    reserve(lane, 2, 20_000, 0.5)
+    lane.idle(0.51)
+    assert lane.prefill.tokens(0.51) == pytest.approx(20_000, rel=0.05)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from mira_stream.core.usage import Load
-from mira_stream.replica.load import parse_load
+from mira_stream.core.usage import Load, LoadReport
+from mira_stream.replica.load import parse_load, parse_report
 
 CAPTURES = Path(__file__).parents[4] / "shared" / "facts" / "vllm-captures"
 PAGES = sorted(CAPTURES.glob("metrics_*.txt"))
@@ -180,3 +180,22 @@ def test_recorded_pages_agree_with_a_general_parser(path: Path) -> None:
         blocks=int(config["num_gpu_blocks"]),
         kv_tokens=int(config["kv_cache_size_tokens"]),
     )
+
+
+@pytest.mark.parametrize(
+    ("header", "report"),
+    [
+        (None, None),
+        (
+            'JSON {"named_metrics": {"kv_cache_usage_perc": 0.5, "num_requests_waiting": 3}}',
+            LoadReport(0.5, 3),
+        ),
+        ('JSON {"named_metrics": {"kv_cache_usage_perc": 0.5}}', LoadReport(0.5, None)),
+        ("TEXT named_metrics.kv_cache_usage_perc=0.5", None),
+        ("JSON {", None),
+        ('JSON {"named_metrics": 7}', None),
+    ],
+)
+def test_a_load_report_on_an_answer_is_read(header: str | None, report: LoadReport | None) -> None:
+    """As vLLM writes it; anything else is no report."""
+    assert parse_report(header) == report
