@@ -335,8 +335,10 @@ def _rows(scores: Path) -> Iterator[dict[str, Any]]:
 
 def _until_ended(daemon: subprocess.Popen[str], log: Path) -> str:
     """The last page of metrics before the daemon ends."""
-    events = map(json.loads, log.read_text("utf-8").splitlines())
-    url = next(event["url"] for event in events if event["event"] == "listening")
+    lines = log.read_text("utf-8").splitlines()
+    events = [json.loads(line) for line in lines if line.startswith("{")]
+    url = next((event["url"] for event in events if event["event"] == "listening"), None)
+    assert url is not None, "\n".join(lines[-20:])
     page, deadline = "", time.time() + _RUN_SECONDS
     while daemon.poll() is None:
         assert time.time() < deadline, f"the run did not end: see {log}"

@@ -38,13 +38,10 @@ class Looks:
         self.load: Load | None = None
         self.moved_at: float | None = None
         self._delays: deque[float] = deque(maxlen=_DELAYS)
+        self.network_seconds = _NETWORK_SECONDS
+        """The way there, from the quickest of the last looks."""
         self._foreign: deque[int] = deque(maxlen=_FOREIGN_LOOKS)
         self._prefix: deque[tuple[float, float]] = deque(maxlen=_PREFIX_LOOKS)
-
-    @property
-    def network_seconds(self) -> float:
-        """The way there, from the quickest of the last looks."""
-        return max(_NETWORK_SECONDS_MIN, min(self._delays) / 2) if self._delays else _NETWORK_SECONDS
 
     @property
     def foreign_requests(self) -> int:
@@ -68,6 +65,7 @@ class Looks:
         assert asked_at <= now
         before, self.load = self.load, load
         self._delays.append(now - asked_at)
+        self.network_seconds = max(_NETWORK_SECONDS_MIN, min(self._delays) / 2)
         restarted = before is not None and _differ(before, load)
         moved = before is None or restarted or load != before
         foreign = max(0, load.running + load.waiting - ours)

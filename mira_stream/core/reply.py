@@ -9,6 +9,7 @@ import re
 import msgspec
 
 from mira_stream.core.outcome import Reason
+from mira_stream.core.reply_exact import ExactReply, read_exact
 from mira_stream.core.reply_labels import TAIL, Label, labels
 from mira_stream.core.reply_thinking import strip_thinking
 from mira_stream.core.reply_values import BLANK, DASHES, plain_forms
@@ -33,17 +34,42 @@ class ParsedReply(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason | None
 
 
+_CUT = ("length", "repetition")
+"""Finish reasons of a reply that would have gone on."""
+
+
 def parse(text: str, finish_reason: str | None, slots: tuple[str, ...] = SLOTS) -> ParsedReply:
     """Read `text`; `slots` are the rubric's, all of them required. Never raises for any text.
 
-    At `finish_reason` `length` whatever the cut may have changed is missing: a value that ends the text, the last
-    rationale, an unfinished line of the tail.
+    At `finish_reason` `length` or `repetition` whatever the cut may have changed is missing: a value that ends the text,
+    the last rationale, an unfinished line of the tail.
     """
+    cut = finish_reason in _CUT
+    if not cut and (exact := read_exact(text, slots)) is not None:
+        return _complete(exact, slots)
+    return parse_tolerantly(text, slots, cut=cut)
+
+
+def parse_tolerantly(text: str, slots: tuple[str, ...], *, cut: bool) -> ParsedReply:
+    """Read any text, `cut` off by the longest length or not."""
     # The leading newline gives the first line the same left edge as all others.
     page = "\n" + strip_thinking(_encodable(text))
-    cut = finish_reason == "length"
     values, texts = _collect(page, cut=cut)
     return _assemble(values, texts, slots, cut=cut)
+
+
+def _complete(exact: ExactReply, slots: tuple[str, ...]) -> ParsedReply:
+    return ParsedReply(
+        scores=Scores(**dict(zip(slots, exact.scores, strict=True))),
+        rationales=Rationales(**dict(zip(slots, exact.rationales, strict=True))),
+        overall=exact.overall,
+        training_recommendation=exact.training_recommendation,
+        domain_tag=exact.domain_tag,
+        brief=exact.brief,
+        missing=(),
+        complete=True,
+        reason=None,
+    )
 
 
 def _encodable(text: str) -> str:

@@ -1,7 +1,7 @@
 """A streamed completion: server-sent events, in whatever pieces they come, put together into one reply."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 
@@ -12,18 +12,28 @@ class StreamWatch(Protocol):
     def feed(self, piece: str) -> str | None:
         """The next piece of text; a finish reason if the rest need not be waited for."""
 
+    def think(self, piece: str) -> str | None:
+        """The next piece of thinking that the server keeps apart from the text; a finish reason likewise."""
+
+    @property
+    def answer(self) -> str | None:
+        """What of the text is the answer, if what follows it is none; else None."""
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+
 
 class Details(msgspec.Struct):
     """Where the prompt's tokens came from."""
 
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class StreamUsage(msgspec.Struct):
     """The running cost, which vLLM tells in every chunk if asked to."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
     prompt_tokens_details: Details | None = None
 
 
@@ -40,18 +50,43 @@ class _Choice(msgspec.Struct):
     index: int = 0
 
 
+_NO_ERROR = msgspec.Raw(b"null")
+
+
 class _Chunk(msgspec.Struct):
     model: str = ""
     choices: list[_Choice] = []
     usage: StreamUsage | None = None
-    error: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = _NO_ERROR
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
 
 
+class _Coded(msgspec.Struct):
+    code: int | None = None
+
+
 class StreamError(Exception):
-    """The server broke the stream off itself; the message is what it said, or what is wrong with the stream."""
+    """The server broke the stream off itself: `said` is its error, `status` what it would have answered with it."""
+
+    def __init__(self, said: bytes) -> None:
+        super().__init__(said.decode("utf-8", "replace"))
+        self.said = said
+        self.status = _status(said)
+
+
+class NotAStream(Exception):
+    """What came is no piece of a completion."""
+
+
+def _status(said: bytes) -> int:
+    """The status that an error in a stream came without: its code, as vLLM gives it, else 500."""
+    try:
+        code = msgspec.json.decode(said, type=_Coded).code
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return 500
+    return code if code is not None and 400 <= code < 600 else 500
 
 
 class EventReader:
@@ -62,25 +97,28 @@ class EventReader:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._open: list[bytes] = []
         self._data: list[bytes] = []
+        self.held_bytes = 0
+        """Bytes of what is not complete yet."""
 
     def feed(self, received: bytes) -> Iterator[bytes]:
         """The payloads that are complete now."""
-        *lines, self._rest = (self._rest + received).split(b"\n")
+        self._open.append(received)
+        self.held_bytes += len(received)
+        if b"\n" not in received:
+            return
+        *lines, rest = b"".join(self._open).split(b"\n")
+        self._open = [rest]
         for ended in lines:
             line = ended.rstrip(b"\r")
             if line.startswith(b"data:"):
                 self._data.append(line[5:].lstrip(b" "))
             elif not line and self._data:
-                payload = b"\n".join(self._data)
+                payload = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
                 self._data.clear()
                 yield payload
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of what is not complete yet."""
-        return len(self._rest) + sum(map(len, self._data))
+        self.held_bytes = len(rest) + sum(map(len, self._data))
 
 
 class StreamedReply:
@@ -94,30 +132,33 @@ class StreamedReply:
         self.finish_reason: str | None = None
         self.stopped_early: str | None = None
         self.started = False
-        self.thought = False
         self.done = False
         self.chunks = 0
+        self.chars = 0
 
     @property
     def text(self) -> str:
-        """The reply so far."""
+        """The reply so far; without what followed the answer, if it was left for that."""
+        if self.stopped_early is not None and self._watch is not None and self._watch.answer is not None:
+            return self._watch.answer
         return "".join(self._pieces)
 
     def take(self, payload: bytes) -> None:
-        """One event. Raises StreamError if the server says that it failed, or nothing that can be understood."""
+        """One event. Raises StreamError if the server says that it failed, NotAStream if it cannot be understood."""
         if payload == b"[DONE]":
             self.done = True
             return
         try:
             chunk = _decode(payload)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            raise StreamError("it streamed something that is not a completion") from error
-        if len(chunk.error):
-            raise StreamError(bytes(chunk.error).decode("utf-8", "replace"))
+            raise NotAStream from error
+        if chunk.error != _NO_ERROR:
+            raise StreamError(bytes(chunk.error))
         self.model = chunk.model or self.model
         self.usage = chunk.usage or self.usage
         for choice in chunk.choices:
-            self._add(choice)
+            if choice.index == 0:
+                self._add(choice)
 
     def _add(self, choice: _Choice) -> None:
         delta = choice.delta
@@ -125,13 +166,16 @@ class StreamedReply:
         thought = delta.reasoning or delta.reasoning_content
         self.finish_reason = choice.finish_reason or self.finish_reason
         # A chat stream opens with an empty piece, sent with the first token; a completion's first piece has it.
-        self.started = self.started or piece is not None or bool(thought)
-        self.thought = self.thought or bool(thought)
+        self.started = self.started or piece is not None or thought is not None
+        if not (piece or thought):
+            return
+        self.chunks += 1
+        self.chars += len(piece or "") + len(thought or "")
         if piece:
-            self.chunks += 1
             self._pieces.append(piece)
-            if self._watch is not None and self.stopped_early is None:
-                self.stopped_early = self._watch.feed(piece)
+        if self._watch is not None and self.finish_reason is None and self.stopped_early is None:
+            stop = self._watch.feed(piece) if piece else None
+            self.stopped_early = stop or (self._watch.think(thought) if thought else None)
 
     @property
     def over(self) -> bool:
