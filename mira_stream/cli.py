@@ -106,7 +106,7 @@ def run(
     from mira_stream.daemon.run import run_daemon
 
     settings = load_config(config)
-    raise typer.Exit(_run_async(lambda: run_daemon(settings, once=once)))
+    raise typer.Exit(_run_async(lambda: run_daemon(settings, once=once, read=lambda: load_config(config))))
 
 
 @app.command()

@@ -4,11 +4,15 @@ import msgspec
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens as the replica reported them. `cached_tokens` is None where the server does not say (not 0)."""
+    """Tokens as the replica reported them. `cached_tokens` is None where the server does not say (not 0).
+
+    `estimated`: a streamed reply came without its cost; `completion_tokens` are a guess, `prompt_tokens` are 0.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None = None
+    estimated: bool = False
 
 
 class LoadReport(msgspec.Struct, frozen=True):
@@ -31,6 +35,14 @@ class Reply(msgspec.Struct, frozen=True):
     latency_seconds: float
     stopped_early: str | None = None
     load: LoadReport | None = None
+
+
+def with_expected(reply: Reply, prompt_tokens: int) -> Reply:
+    """`reply`; where its server did not say what it cost, with the `prompt_tokens` that were expected."""
+    if not reply.usage.estimated:
+        return reply
+    usage = msgspec.structs.replace(reply.usage, prompt_tokens=prompt_tokens)
+    return msgspec.structs.replace(reply, usage=usage)
 
 
 class ServedModel(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ from mira_stream.daemon.lake import (
     probe_stores,
 )
 from mira_stream.daemon.pools import PoolPlan, known_sources, plan_pools, pool_for
+from mira_stream.daemon.reload import Pools
 from mira_stream.daemon.service import Daemon
 from mira_stream.pipeline.account import Account
 from mira_stream.pipeline.channel import Channel
@@ -86,20 +87,21 @@ async def built(config: Config, *, once: bool) -> AsyncIterator[Daemon]:
             stores.sink, settings=config.sink, patience=patience, executor=workers, failpoint=failpoint
         )
         session = await stack.enter_async_context(open_session(config.replica))
+
+        def make(group: str, url: str) -> VllmReplica:
+            plan = next(one for one in plans if one.group == group)
+            return VllmReplica(
+                url,
+                session,
+                api_key=plan.api_key,
+                mode=config.request.mode,
+                watch=lambda: EarlyStop(plan.prompting.slots),
+                settings=config.replica,
+            )
+
         replicas = {
             plan.group: {
-                replica.name: replica
-                for replica in (
-                    VllmReplica(
-                        url,
-                        session,
-                        api_key=plan.api_key,
-                        mode=config.request.mode,
-                        watch=watch_of(plan),
-                        settings=config.replica,
-                    )
-                    for url in plan.replicas
-                )
+                replica.name: replica for replica in (make(plan.group, url) for url in plan.replicas)
             }
             for plan in plans
         }
@@ -109,7 +111,10 @@ async def built(config: Config, *, once: bool) -> AsyncIterator[Daemon]:
         adapters = Adapters(
             source=source, ledger=ledger, sink=sink, replicas=replicas, workers=workers, counters=counters
         )
-        yield Daemon(assemble(config, plans, adapters, meters, once=once), meters)
+        pipeline = assemble(config, plans, adapters, meters, once=once)
+        stages = pipeline.stages
+        pools = Pools(stages.dispatchers, stages.watchers, make=make, meters=meters)
+        yield Daemon(pipeline, meters, pools=pools, executor=workers)
 
 
 def assemble(
@@ -175,17 +180,12 @@ def assemble(
         ),
         channels=tuple(channels.values()),
         dispatchers=dispatchers,
-        watchers=[_watcher(plan, dispatchers[plan.group], config, meters) for plan in plans],
+        watchers={plan.group: _watcher(plan, dispatchers[plan.group], config, meters) for plan in plans},
         committer=committer,
     )
     pipeline = Pipeline(adapters.ledger, adapters.sink, stages, account=account)
     pipelines.append(pipeline)
     return pipeline
-
-
-def watch_of(plan: PoolPlan) -> Callable[[], EarlyStop]:
-    """What looks at each streamed reply of a pool."""
-    return lambda: EarlyStop(plan.prompting.slots)
 
 
 def _discovery(adapters: Adapters, meters: Meters, settings: ReadSettings) -> Discovery:

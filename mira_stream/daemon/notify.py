@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 
 
 class Notifier:
@@ -20,6 +21,10 @@ class Notifier:
     def ready(self) -> None:
         """Start-up is over."""
         self._send("READY=1")
+
+    def reloading(self) -> None:
+        """The configuration is read again; `ready` tells the end of it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """Shutdown has begun."""

@@ -1,7 +1,10 @@
 """The life of the daemon: open, probe, recover, stream, and shut down in two phases."""
 
 import asyncio
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -10,6 +13,7 @@ from mira_stream.daemon.config import Config
 from mira_stream.daemon.heartbeat import beat
 from mira_stream.daemon.http import make_app, serving
 from mira_stream.daemon.notify import Notifier
+from mira_stream.daemon.reload import Reloader
 from mira_stream.daemon.service import Daemon
 from mira_stream.daemon.shutdown import Shutdown
 from mira_stream.telemetry import registry as metrics
@@ -19,8 +23,11 @@ _log = structlog.get_logger(__name__)
 EXIT_STOPPED_POOL = 1
 
 
-async def run_daemon(config: Config, *, once: bool) -> int:
-    """Run until everything is scored (`once`) or a signal ends it; the exit code. Raises Refusal and store errors."""
+async def run_daemon(config: Config, *, once: bool, read: Callable[[], Config] | None = None) -> int:
+    """Run until everything is scored (`once`) or a signal ends it; the exit code. Raises Refusal and store errors.
+
+    `read` reads the configuration again, where SIGHUP asks for it.
+    """
     configure_logs(config.log.level, as_json=config.log.format == "json")
     notifier = Notifier()
     async with (
@@ -28,12 +35,19 @@ async def run_daemon(config: Config, *, once: bool) -> int:
         serving(make_app(daemon.exporter, daemon.status, daemon.unready), config.http.listen) as url,
     ):
         _log.info("listening", url=url)
-        await _live(daemon, config, notifier)
+        reloader = Reloader(
+            config,
+            daemon.pools,
+            read=read or (lambda: config),
+            meters=daemon.meters,
+            executor=daemon.executor,
+        )
+        await _live(daemon, config, notifier, reloader)
         _tell_end(daemon)
     return EXIT_STOPPED_POOL if daemon.stopped_pools else 0
 
 
-async def _live(daemon: Daemon, config: Config, notifier: Notifier) -> None:
+async def _live(daemon: Daemon, config: Config, notifier: Notifier, reloader: Reloader) -> None:
     shutdown = Shutdown(
         daemon.pipeline,
         notifier,
@@ -46,10 +60,13 @@ async def _live(daemon: Daemon, config: Config, notifier: Notifier) -> None:
                 beat(notifier, daemon.meters, daemon.status_line, clock=time.monotonic), name="beat"
             ),
             group.create_task(_tell_ready(daemon, notifier), name="ready"),
+            group.create_task(reloader.run(notifier), name="reload"),
         ]
+        for dispatcher in daemon.pipeline.stages.dispatchers.values():
+            dispatcher.on_request_ended = reloader.request_ended
         try:
             async with asyncio.timeout(None) as deadline:
-                with shutdown.handling_signals(deadline):
+                with shutdown.handling_signals(deadline), _reloading_on_signal(reloader):
                     await daemon.pipeline.run()
         except TimeoutError:
             _log.error(
@@ -57,6 +74,16 @@ async def _live(daemon: Daemon, config: Config, notifier: Notifier) -> None:
             )
         for task in beside:
             task.cancel()
+
+
+@contextmanager
+def _reloading_on_signal(reloader: Reloader) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 async def _tell_ready(daemon: Daemon, notifier: Notifier) -> None:

@@ -1,9 +1,11 @@
 """The running daemon as others see it: its pipeline, its metrics, its status."""
 
 import time
+from concurrent.futures import Executor
 
 from mira_stream import __version__
 from mira_stream.control.snapshot import ReplicaSnapshot
+from mira_stream.daemon.reload import Pools
 from mira_stream.daemon.status import PoolStatus, ReplicaStatus, Status
 from mira_stream.pipeline.account import Account
 from mira_stream.pipeline.dispatch import Dispatcher
@@ -16,8 +18,10 @@ from mira_stream.telemetry.meters import Meters
 class Daemon:
     """Everything that runs, and what it says about itself."""
 
-    def __init__(self, pipeline: Pipeline, meters: Meters) -> None:
+    def __init__(self, pipeline: Pipeline, meters: Meters, *, pools: Pools, executor: Executor) -> None:
         self.pipeline = pipeline
+        self.pools = pools
+        self.executor = executor
         self.meters = meters
         self.exporter = Exporter(meters)
         self._began = time.monotonic()

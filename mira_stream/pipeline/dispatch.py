@@ -15,7 +15,7 @@ from mira_stream.control.window import Candidate
 from mira_stream.core.errors import Permanent, Saturated, Transient
 from mira_stream.core.outcome import LimitingFactor, Reason
 from mira_stream.core.reply import ParsedReply, parse
-from mira_stream.core.usage import Reply
+from mira_stream.core.usage import Reply, with_expected
 from mira_stream.pipeline.account import Stage
 from mira_stream.pipeline.channel import Closed
 from mira_stream.pipeline.draft import Prepared
@@ -27,6 +27,10 @@ from mira_stream.pipeline.wanted_looks import WantedLooks, set_within
 from mira_stream.ports import Replica
 
 _log = structlog.get_logger(__name__)
+
+
+def _nothing() -> None:
+    """Nobody waits for it."""
 
 
 class Dispatcher:
@@ -60,6 +64,7 @@ class Dispatcher:
         self._tickets = count()
         self._requests: dict[int, PoolRequest] = {}
         self._sending = 0
+        self.on_request_ended: Callable[[], None] = _nothing
         self._closed = False
         self._draining = False
         self._cancelled = False
@@ -107,9 +112,14 @@ class Dispatcher:
         self._wake.set()
 
     def add(self, name: str, replica: Replica) -> None:
-        """Another replica, to be looked at before it is sent anything; or one that was leaving and stays."""
+        """Another replica, to be looked at before it is sent anything."""
         self.wanted_looks.add(name)
-        self.replicas.setdefault(name, replica)
+        self.replicas[name] = replica
+        self.control.add(name)
+        self._wake.set()
+
+    def stay(self, name: str) -> None:
+        """One that was to leave is wanted after all."""
         self.control.add(name)
         self._wake.set()
 
@@ -208,6 +218,7 @@ class Dispatcher:
             request.flying.pop(admitted.permit.replica, None)
             self._sending -= 1
             self._wake.set()
+            self.on_request_ended()
 
     async def _ask(self, request: PoolRequest, admitted: Admitted) -> None:
         permit, replica = admitted.permit, self.replicas[admitted.permit.replica]
@@ -220,6 +231,7 @@ class Dispatcher:
                     reply = await replica.ask(
                         request.body, timeout_seconds=timeout, on_started=lambda: self._started(permit)
                     )
+                    reply = with_expected(reply, permit.prompt_tokens)
                     usage = reply.usage
                     if reply.load is not None:
                         self.control.reported(permit.replica, reply.load, self._shop.clock())

@@ -35,8 +35,11 @@ class Faults:
 
         Raises Transient or Saturated if it cannot say now.
         """
+        replica = self._replicas.get(name)
+        if replica is None:
+            return False  # it has left meanwhile
         try:
-            await self._replicas[name].ask(self._pool.canned, timeout_seconds=_PROOF_SECONDS)
+            await replica.ask(self._pool.canned, timeout_seconds=_PROOF_SECONDS)
         except Permanent:
             return False
         self._control.proved(name, self._clock())
@@ -45,8 +48,11 @@ class Faults:
     async def warm_up(self, name: str) -> None:
         """Send what all prompts begin with, so that the engine's prefix cache holds it from a boundary on. Whether
         it helped is for the hit counters to say; a failure means nothing."""
+        replica = self._replicas.get(name)
+        if replica is None:
+            return
         try:
-            await self._replicas[name].ask(self._pool.warm_up, timeout_seconds=_WARM_UP_SECONDS)
+            await replica.ask(self._pool.warm_up, timeout_seconds=_WARM_UP_SECONDS)
         except (Transient, Saturated, Permanent):
             return
 

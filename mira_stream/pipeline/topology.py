@@ -20,14 +20,14 @@ PREPARERS_PER_CHANNEL = 4
 
 
 class Stages(msgspec.Struct, frozen=True, kw_only=True):
-    """All stages, in the order of the flow; dispatchers by group."""
+    """All stages, in the order of the flow; dispatchers and watchers by group."""
 
     discovery: Discovery
     reader: Reader
     channels: Sequence[RawChannel]
     preparer: Preparer
     dispatchers: Mapping[str, Dispatcher]
-    watchers: Sequence[Watcher]
+    watchers: Mapping[str, Watcher]
     committer: Committer
 
 
@@ -53,7 +53,9 @@ class Pipeline:
             group.create_task(self.stages.committer.run(), name="commit")
             if not self.draining:
                 await self._look_at_replicas()
-            watching = [group.create_task(watcher.run(), name="watch") for watcher in self.stages.watchers]
+            watching = [
+                group.create_task(watcher.run(), name="watch") for watcher in self.stages.watchers.values()
+            ]
             async with asyncio.TaskGroup() as sending:
                 for name, dispatcher in self.stages.dispatchers.items():
                     sending.create_task(dispatcher.run(), name=f"dispatch {name}")
@@ -66,7 +68,7 @@ class Pipeline:
 
     async def _look_at_replicas(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for watcher in self.stages.watchers:
+            for watcher in self.stages.watchers.values():
                 group.create_task(watcher.look_first())
 
     async def _take_in(self) -> None:

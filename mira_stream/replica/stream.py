@@ -5,6 +5,8 @@ from typing import Annotated, Protocol
 
 import msgspec
 
+from mira_stream.core.usage import Usage
+
 
 class StreamWatch(Protocol):
     """Looks at a reply while it comes in."""
@@ -20,6 +22,7 @@ class StreamWatch(Protocol):
         """What of the text is the answer, if what follows it is none; else None."""
 
 
+_CHARS_PER_TOKEN = 4
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
 
@@ -183,6 +186,10 @@ class StreamedReply:
         return self.done or self.stopped_early is not None
 
     @property
-    def completion_tokens(self) -> int:
-        """As the server counts, else one for each piece."""
-        return self.usage.completion_tokens if self.usage else self.chunks
+    def cost(self) -> Usage:
+        """As the server counts; else the reply's tokens are guessed, and the prompt's are not known."""
+        if self.usage is None:
+            return Usage(0, max(self.chunks, self.chars // _CHARS_PER_TOKEN), estimated=True)
+        details = self.usage.prompt_tokens_details
+        cached = details.cached_tokens if details else None
+        return Usage(self.usage.prompt_tokens, self.usage.completion_tokens, cached)

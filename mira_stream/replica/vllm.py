@@ -7,7 +7,7 @@ retried here: what went wrong is translated, and `control/` decides.
 import asyncio
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
 import aiohttp
@@ -19,7 +19,7 @@ from mira_stream.core.usage import Load, LoadReport, Reply, ServedModel, Usage
 from mira_stream.replica.errors import answered, disconnected
 from mira_stream.replica.load import REPORT_HEADER, REPORT_WANTED, parse_load, parse_report
 from mira_stream.replica.settings import ReplicaSettings
-from mira_stream.replica.stream import EventReader, StreamedReply, StreamError, StreamUsage, StreamWatch
+from mira_stream.replica.stream import EventReader, NotAStream, StreamedReply, StreamError, StreamWatch
 
 
 def open_session(settings: ReplicaSettings | None = None) -> aiohttp.ClientSession:
@@ -105,6 +105,9 @@ _CHUNK_BYTES = 256 << 10
 _RAW_BODY_BYTES_MAX = 1 << 20
 # A streamed token of four bytes comes in a chunk of some hundred.
 _STREAM_OVERHEAD = 200
+_IDLE_SLACK = 1.125
+# What ends a streamed answer after its last event comes at once, or the connection is not worth the wait.
+_END_SECONDS = 1.0
 
 
 class _Answer(msgspec.Struct):
@@ -244,34 +247,60 @@ class VllmReplica:
         on_started: Callable[[], None] | None,
     ) -> StreamedReply:
         """Read events until the end, or until no more is needed: then the connection is closed, and the server drops
-        the request. Once the reply has begun, `patience` is for the next piece."""
-        events, reply = EventReader(), StreamedReply(self._watch() if self._watch is not None else None)
-        loop, idle, size = asyncio.get_running_loop(), self._settings.idle_seconds, 0
-        async for received in response.content.iter_any():
-            size += len(received)
-            if size > self._settings.reply_bytes_max * _STREAM_OVERHEAD:
-                raise self._too_long()
-            for payload in events.feed(received):
-                began = reply.started
-                self._take(reply, payload)
-                if reply.started and not began and on_started is not None:
-                    on_started()
-                if reply.over:
-                    break
-            if reply.over:
-                break
-            if reply.started:
-                patience.reschedule(loop.time() + idle)
+        the request. `patience` ends when the reply begins: from then on progress counts."""
+        reply = StreamedReply(self._watch() if self._watch is not None else None)
+        try:
+            async with asyncio.timeout(None) as pause:
+                async for _ in self._progress(response, reply):
+                    if not reply.started:
+                        continue
+                    if pause.when() is None:
+                        patience.reschedule(None)
+                        if on_started is not None:
+                            on_started()
+                    self._wait_on(pause)
+        except TimeoutError as error:
+            idle = self._settings.idle_seconds
+            text = f"{self.name} began its reply and sent no more of it for {idle:.0f} s"
+            raise Transient(TransientKind.TIMEOUT, text, 200) from error
         if reply.stopped_early is not None:
             response.close()
+        else:
+            await _to_the_end(response)
         return reply
+
+    def _wait_on(self, pause: asyncio.Timeout) -> None:
+        """There is progress. A timer is set anew every so many pieces only: that costs as much as a piece."""
+        now, until, idle = asyncio.get_running_loop().time(), pause.when(), self._settings.idle_seconds
+        if until is None or until - now < idle:
+            pause.reschedule(now + idle * _IDLE_SLACK)
+
+    async def _progress(self, response: aiohttp.ClientResponse, reply: StreamedReply) -> AsyncIterator[None]:
+        """Take in what comes; yields when something of the reply was there, a comment is none."""
+        events, size, limit = EventReader(), 0, self._settings.reply_bytes_max
+        while received := await response.content.readany():
+            size += len(received)
+            came = False
+            for payload in events.feed(received):
+                came = True
+                self._take(reply, payload)
+                if reply.over:
+                    break
+            if max(size // _STREAM_OVERHEAD, events.held_bytes, reply.chars) > limit:
+                raise self._too_long()
+            if came:
+                yield
+            if reply.over:
+                break
 
     def _take(self, reply: StreamedReply, payload: bytes) -> None:
         try:
             reply.take(payload)
         except StreamError as error:
-            said = answered(self.name, 500, {}, str(error).encode(), self._secrets)
-            raise Transient(TransientKind.SERVER, f"{said} (in the midst of its reply)", 200) from error
+            # An error after the 200 stands for the answer that would have been given without streaming.
+            raise answered(self.name, error.status, {}, error.said, self._secrets) from error
+        except NotAStream as error:
+            raise self._not_understood("a streamed completion") from error
 
     def _streamed_reply(self, streamed: StreamedReply, latency_seconds: float) -> Reply:
         reason = streamed.stopped_early or streamed.finish_reason
@@ -279,14 +308,10 @@ class VllmReplica:
             text = f"{self.name} ended its stream before its reply was complete"
             raise Transient(TransientKind.RESET, text, 200)
         self._check_reason(reason)
-        usage = streamed.usage or StreamUsage()
-        details = usage.prompt_tokens_details
         return Reply(
             text=streamed.text,
             finish_reason=reason,
-            usage=Usage(
-                usage.prompt_tokens, streamed.completion_tokens, details.cached_tokens if details else None
-            ),
+            usage=streamed.cost,
             model=streamed.model,
             latency_seconds=latency_seconds,
             stopped_early=streamed.stopped_early,
@@ -335,6 +360,16 @@ class VllmReplica:
         limit = self._settings.reply_bytes_max
         text = f"{self.name} sent an answer of more than {limit:,} bytes; it was dropped"
         return Transient(TransientKind.PROTOCOL, text, 200)
+
+
+async def _to_the_end(response: aiohttp.ClientResponse) -> None:
+    """Read what ends the answer, so that its connection can be used again. The reply is whole: nothing can go wrong."""
+    try:
+        async with asyncio.timeout(_END_SECONDS):
+            while not response.content.at_eof():
+                await response.content.readany()
+    except (TimeoutError, aiohttp.ClientError):
+        response.close()
 
 
 async def _start_of_body(response: aiohttp.ClientResponse) -> bytes:

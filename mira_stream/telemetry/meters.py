@@ -75,6 +75,16 @@ class Meters:
         assert metric.kind is Kind.GAUGE, metric.name
         self.values.pop(metric, None)
 
+    def forget(self, label: str, value: str) -> None:
+        """Drop all series in which that label has that value: what it stood for is gone."""
+        for series in (self.values, self.histograms):
+            for metric, states in series.items():
+                if label not in metric.labels:
+                    continue
+                at = metric.labels.index(label)
+                for labels in [labels for labels in states if labels[at] == value]:
+                    del states[labels]
+
     def refresh_with(self, refresher: Callable[[], None]) -> None:
         """Have `refresher` set its gauges just before each snapshot is taken."""
         self._refreshers.append(refresher)

@@ -169,4 +169,6 @@ SINK_PUBLISH_SECONDS = _histogram("sink_publish_seconds", "Time to publish and c
 SINK_RIVAL_SEGMENTS = _counter("sink_rival_segments", "Segments that somebody else published in our chains.")
 SINK_RETRIES = _counter("sink_retries", "Publishing tried again after trouble of the store.")
 
+CONFIG_RELOADS = _counter("config_reloads", "Times the configuration was read again.", "outcome")
+
 LOOP_LAG_SECONDS = _gauge("loop_lag_seconds", "How late the event loop's last heartbeat was.")

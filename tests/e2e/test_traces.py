@@ -29,6 +29,7 @@ SHAPES = {
 SCRAPE_SECONDS = 0.05
 CONTEXT_TOKENS, REPLY_TOKENS = 65_536, 2_048
 NOT_HERE = {
+    "mira_stream_config_reloads_total",
     "mira_stream_pool_reasks_total",
     "mira_stream_pool_miscounted_records_total",
     "mira_stream_pool_retries_total",

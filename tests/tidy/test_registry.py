@@ -8,7 +8,7 @@ from mira_stream.telemetry import registry
 from mira_stream.telemetry.registry import LABELS, REGISTRY, Kind, Metric
 from tests.tidy.tree import modules, texts
 
-PARTS = {"records", "source", "prepare", "pool", "replica", "reply", "ledger", "sink", "loop"}
+PARTS = {"config", "records", "source", "prepare", "pool", "replica", "reply", "ledger", "sink", "loop"}
 UNITS = {
     "bytes",
     "objects",
@@ -22,6 +22,7 @@ UNITS = {
     "tokens",
 }
 COUNTED_OR_STATE = {
+    "mira_stream_config_reloads_total": "counts itself",
     "mira_stream_pool_limiting_factor": "0 or 1",
     "mira_stream_pool_stopped": "0 or 1",
     "mira_stream_replica_capacity_origin": "0 or 1",

@@ -1,0 +1,179 @@
+"""Replicas come, go and move between pools by SIGHUP, under load, and no record is lost or asked about twice."""
+
+import json
+import signal
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.daemon import Daemon, running, scrape
+from tests.e2e.harness import Lab, Row, conversation, until
+from tests.e2e.simulators import Simulator
+
+RECORDS = 160
+EAGER = {
+    "scrape_seconds": 0.05,
+    "scrape_seconds_min": 0.02,
+    "requests_max": 4,
+    "breaker_seconds_min": 0.1,
+    "breaker_seconds_max": 0.2,
+}
+SLOW = ("--time-scale", "0.01")
+"""Answers take some tenths of a second: long enough to be in the midst of them."""
+OTHER_MODEL = "whw06/other"
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """A lake of two sources, each of one object."""
+    lab = Lab(tmp_path)
+    for source in ("known", "other"):
+        lines = (conversation(f"Mend part {n} of {source}.") for n in range(RECORDS // 2))
+        lab.land(f"{source}/a.jsonl", b"".join(lines))
+    return lab
+
+
+def reload(daemon: Daemon, reloads: int, outcome: str = "done") -> None:
+    """SIGHUP, and wait until the file has been read so often with that outcome."""
+    daemon.process.send_signal(signal.SIGHUP)
+    name = "mira_stream_config_reloads_total"
+    until(lambda: scrape(daemon).sum(name, outcome=outcome) == reloads, f"reload {reloads} is {outcome}")
+
+
+def names(status: Row) -> dict[str, set[str]]:
+    return {pool["group"]: {one["name"] for one in pool["replicas"]} for pool in status["pools"]}
+
+
+def assert_each_once(lab: Lab) -> None:
+    """Every record is scored, by its first request."""
+    rows = lab.audited()
+    assert len(rows) == RECORDS
+    assert {row["outcome"] for row in rows} == {"scored"}
+    assert {row["attempts"] for row in rows} == {1}
+
+
+def test_a_replica_comes_and_another_goes(lab: Lab) -> None:
+    """The one that comes gets work; the one that goes ends its requests, and is not shown any more."""
+    with (
+        Simulator(lab.folder / "one.log", *SLOW) as one,
+        Simulator(lab.folder / "two.log", *SLOW) as two,
+    ):
+        urls = [one.start().url, two.start().url]
+        lab.configure(urls[:1], admission=EAGER, log={"level": "info"})
+        with running(lab, "--once") as daemon:
+            daemon.until(lambda status: len(one.requests()) > 8, "the first replica works")
+            lab.configure(urls, admission=EAGER, log={"level": "info"})
+            reload(daemon, 1)
+            until(lambda: len(two.requests()) > 8, "the second replica works")
+            lab.configure(urls[1:], admission=EAGER, log={"level": "info"})
+            reload(daemon, 2)
+            daemon.until(lambda status: names(status) == {"agent/A": {two.url}}, "the first replica has left")
+            assert one.url not in daemon.get("/metrics")[1]
+            seen = len(one.requests())
+            assert daemon.wait() == 0
+        assert len(one.requests()) == seen
+        assert {row["outcome"] for row in one.requests()} == {"answered"}
+    assert_each_once(lab)
+
+
+def groups_toml(folder: Path) -> None:
+    """Two groups with rubrics of their own; the second one's names differ."""
+    anchors = resources.files("mira_stream.anchor_data").joinpath("agent", "group_A_dim_anchors.jsonl")
+    lines = [json.loads(line) for line in anchors.read_text("utf-8").splitlines()]
+    (folder / "agent").mkdir(parents=True)
+    text = ""
+    for name, model in (("A", "whw06/MIRA-Agent-Group1"), ("B", OTHER_MODEL)):
+        file = f"agent/group_{name}_dim_anchors.jsonl"
+        told = [{**line, "name": f"{line['name']} {name}"} for line in lines]
+        (folder / file).write_text("\n".join(map(json.dumps, told)) + "\n", "utf-8")
+        keys = {
+            "title": "a test",
+            "model": model,
+            "prompt_family": "agent",
+            "anchors": file,
+            "dimensions": 15,
+            "context_tokens": 65_536,
+            "records": 1,
+            "sources": [],
+            "sources_complete": False,
+        }
+        lines_of = "\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items())
+        text += f'[[group]]\nid = "agent/{name}"\n{lines_of}\n'
+    (folder / "groups.toml").write_text(text, "utf-8")
+
+
+def test_a_replica_moves_between_pools_of_two_groups(lab: Lab) -> None:
+    """Two rubrics and two models in one daemon; the replica that moves leaves the one before it joins the other."""
+    anchors = lab.folder / "anchors"
+    groups_toml(anchors)
+    with (
+        Simulator(lab.folder / "a.log", *SLOW) as first,
+        Simulator(lab.folder / "b.log", *SLOW, "--model", OTHER_MODEL) as second,
+        Simulator(lab.folder / "c.log", *SLOW) as moving,
+    ):
+        for sim in (first, second, moving):
+            sim.start()
+
+        def configure(a: list[str], b: list[str]) -> None:
+            pools: list[Row] = [
+                {"group": "agent/A", "sources": ["known"], "replicas": a},
+                {"group": "agent/B", "sources": ["other"], "replicas": b},
+            ]
+            lab.configure(
+                [], pools=pools, admission=EAGER, log={"level": "info"}, anchors={"path": str(anchors)}
+            )
+
+        configure([first.url, moving.url], [second.url])
+        with running(lab, "--once") as daemon:
+            until(lambda: len(moving.requests()) > 4, "the replica works in the first pool")
+            configure([first.url], [second.url, moving.url])
+            reload(daemon, 1)
+            both = {"agent/A": {first.url}, "agent/B": {second.url, moving.url}}
+            daemon.until(lambda status: names(status) == both, "the replica has moved")
+            asked = len(moving.requests())
+            assert daemon.wait() == 0
+        # It serves the other model still: shut out, and nobody was asked about anything there.
+        assert len(moving.requests()) == asked
+    rows = lab.audited()
+    assert {(row["group"], row["source"], row["model"]) for row in rows} == {
+        ("agent/A", "known", "whw06/MIRA-Agent-Group1"),
+        ("agent/B", "other", OTHER_MODEL),
+    }
+    assert len({row["rubric_fingerprint"] for row in rows}) == 2
+    assert {row["attempts"] for row in rows} == {1}
+
+
+def test_a_bad_configuration_changes_nothing(lab: Lab) -> None:
+    """It is refused in words, the run goes on, and a good one is taken after it."""
+    with Simulator(lab.folder / "one.log", *SLOW) as one:
+        url = one.start().url
+        lab.configure([url], admission=EAGER, log={"level": "info"})
+        with running(lab, "--once") as daemon:
+            until(lambda: len(one.requests()) > 4, "it works")
+            good = lab.config.read_text("utf-8")
+            lab.config.write_text("this is no TOML", "utf-8")
+            reload(daemon, 1, "refused")
+            lab.configure([url], admission=EAGER | {"requests_max": 9}, log={"level": "info"})
+            reload(daemon, 2, "refused")
+            lab.config.write_text(good, "utf-8")
+            reload(daemon, 1)
+            assert daemon.wait() == 0
+            refused = [event for event in daemon.events() if "not taken over" in event["event"]]
+        assert len(refused) == 2
+        assert "admission.requests_max" in refused[1]["error"]
+        assert all(event["hint"] for event in refused)
+    assert_each_once(lab)
+
+
+def test_a_reload_while_draining_is_harmless(lab: Lab) -> None:
+    """The daemon ends as it would have; the next start does the rest."""
+    with Simulator(lab.folder / "one.log", *SLOW) as one:
+        lab.configure([one.start().url], admission=EAGER, log={"level": "info"})
+        with running(lab) as daemon:
+            until(lambda: len(one.requests()) > 4, "it works")
+            daemon.process.send_signal(signal.SIGTERM)
+            daemon.process.send_signal(signal.SIGHUP)
+            assert daemon.wait() == 0
+        assert lab.run_once().code == 0
+    assert_each_once(lab)
