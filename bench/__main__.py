@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.macro import end_to_end, loop_stall, memory, sick_fleet
 from bench.macro.admission import goodput, learning
-from bench.micro import counting, streaming
+from bench.micro import counting, floor, streaming
 
 RESULTS = Path(__file__).parent / "results"
 PLOTS = RESULTS / "plots"
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "end_to_end": end_to_end.measure,
     "loop_stall": loop_stall.measure,
     "memory": memory.measure,
+    "floor": floor.measure,
     "counting": counting.measure,
     "streaming": streaming.measure,
     "admission_goodput": lambda: goodput.measure(PLOTS),

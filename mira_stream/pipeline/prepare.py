@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -14,7 +16,15 @@ from mira_stream.core.trace import Shape
 from mira_stream.pipeline.account import Stage
 from mira_stream.pipeline.channel import Closed
 from mira_stream.pipeline.commit import Committer
-from mira_stream.pipeline.draft import Draft, Prepared, Prompting, draft_record, finish_draft, tokenize_body
+from mira_stream.pipeline.draft import (
+    Draft,
+    Prepared,
+    Prompting,
+    Text,
+    draft_record,
+    finish_draft,
+    tokenize_body,
+)
 from mira_stream.pipeline.exact import ExactCounts
 from mira_stream.pipeline.raw import RawChannel, RawRecord
 from mira_stream.pipeline.rows import RowMaker, Subject
@@ -22,9 +32,12 @@ from mira_stream.ports import Clock
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
 
+_T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 _OFF_LOOP_BYTES = 256 << 10
 """Lines longer than this are prepared in the executor: milliseconds of work would stall the loop."""
+_OFF_LOOP_CHARS = 96 << 10
+"""The same for making texts fit, which may estimate and encode them several times."""
 _COUNT_AGAIN_SECONDS = 1.0
 _COUNT_TRIES_MAX = 3
 _COUNTS_MAX = 3
@@ -143,7 +156,10 @@ class Preparer:
             finished = await self._fitted_exactly(draft, exact)
             if finished is not None:
                 return finished
-        return await self._fitted_by_estimate(draft.estimated(entry.prompting, self._tools.estimator), entry)
+        estimated = await self._off_loop(
+            draft, lambda: draft.estimated(entry.prompting, self._tools.estimator)
+        )
+        return await self._fitted_by_estimate(estimated, entry)
 
     async def _fitted_exactly(self, draft: Draft, exact: ExactCounts) -> Prepared | Reason | None:
         """None if the counter is in trouble and an estimate does as well; where ids are sent, nothing else does."""
@@ -158,16 +174,24 @@ class Preparer:
 
     async def _fitted_by_estimate(self, draft: Draft, entry: PoolEntry) -> Prepared | Reason:
         """Count by a replica where the estimate is too near to the limit."""
+        prompting, estimator = entry.prompting, self._tools.estimator
         counted = None
         for _ in range(_COUNTS_MAX):
-            body = tokenize_body(draft, entry.prompting, counted=counted)
+            body = await self._off_loop(draft, partial(tokenize_body, draft, prompting, counted=counted))
             if body is None:
                 break
             counted = await self._counted(body, entry)
             if counted is None:
                 break
-            draft = draft.cut_to(counted, entry.prompting, self._tools.estimator)
-        return finish_draft(draft, entry.prompting, estimator=self._tools.estimator)
+            draft = await self._off_loop(draft, partial(draft.cut_to, counted, prompting, estimator))
+        return await self._off_loop(draft, partial(finish_draft, draft, prompting, estimator=estimator))
+
+    async def _off_loop(self, draft: Draft, work: Callable[[], _T]) -> _T:
+        """Do it here if the text is short, else where it does not stall the loop."""
+        assert isinstance(draft.result, Text)
+        if len(draft.result.text) <= _OFF_LOOP_CHARS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._tools.executor, work)
 
     async def _counted(self, body: bytes, entry: PoolEntry) -> int | None:
         """The exact count; None if the replicas cannot say, so that the estimate's upper end has to do."""

@@ -23,12 +23,21 @@ def reply(text: str = GOOD, *, finish_reason: str = "stop", prompt_tokens: int =
 
 
 class Held:
-    """An answer that is given when the test says so; `asked` tells when somebody waits for it."""
+    """An answer that is given when the test says so; `asked` tells when somebody waits for it.
+
+    `begin` brings its first token, as where replies are streamed.
+    """
 
     def __init__(self, answer: "Answer" = GOOD) -> None:
         self.answer = answer
         self.asked = asyncio.Event()
         self.released = asyncio.Event()
+        self.on_started: Callable[[], None] | None = None
+
+    def begin(self) -> None:
+        """The first token has come."""
+        assert self.on_started is not None
+        self.on_started()
 
 
 Answer = str | Reply | MiraStreamError | Held
@@ -77,7 +86,7 @@ class ScriptedReplica:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         self._news.set()
         try:
-            return await self._answer(body)
+            return await self._answer(body, on_started)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -85,12 +94,13 @@ class ScriptedReplica:
             self.in_flight -= 1
             self._news.set()
 
-    async def _answer(self, body: bytes) -> Reply:
+    async def _answer(self, body: bytes, on_started: Callable[[], None] | None) -> Reply:
         answer = self._script.popleft() if self._script else self._otherwise
         if callable(answer):
             answer = answer(body)
         await asyncio.sleep(0)
         if isinstance(answer, Held):
+            answer.on_started = on_started
             answer.asked.set()
             await answer.released.wait()
             answer = answer.answer
