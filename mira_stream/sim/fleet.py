@@ -298,6 +298,8 @@ class Fleet:
 
     def _answer(self, sent: _Sent) -> None:
         work, permit = sent.work, sent.permit
+        # Its keys are as long as its prompt, and nobody asks for them again.
+        work = Work(work.prompt_tokens, work.counted_tokens, work.output_tokens)
         self.answered.append(Answered(sent.client.policy, work, permit.replica, permit.sent_at, self.now))
         sent.client.policy.settle(permit, Usage(work.prompt_tokens, work.output_tokens), self.now)
         self._decide(sent.client)

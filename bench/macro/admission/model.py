@@ -54,10 +54,11 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run gave. Latencies are modelled seconds; goodput is work done per second and replica."""
+    """What a run gave. Latencies are modelled seconds; goodput is work done per second and replica, `in_flight` the mean per replica."""
 
     goodput: float
     replies: int
+    in_flight: float
     p50: float
     p99: float
     waiting: float
@@ -133,6 +134,7 @@ def run(setting: Setting, policy: Callable[[list[str], Setting], Policy]) -> tup
     figures = Figures(
         goodput=(work_done(model, setting) - work) / seconds,
         replies=len(latencies),
+        in_flight=sum(latencies) / seconds,
         p50=latencies[len(latencies) // 2],
         p99=latencies[int(len(latencies) * 0.99)],
         waiting=(sum(one.waiting_seconds for one in replicas) - waited) / seconds,

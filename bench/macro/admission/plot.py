@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import ScalarFormatter
 
 
 def curve(results: "list[Result]", path: Path) -> None:
@@ -34,16 +35,22 @@ def curve(results: "list[Result]", path: Path) -> None:
             markersize=4,
             label="fixed concurrency per replica",
         )
-        axes.axhline(average(("ours", 0), field), color="#0a7d4f", label="mira_stream, nothing configured")
-        axes.axhline(
-            average(("oracle", 0), field), color="#c2571a", linestyle=":", label="oracle that knows C"
-        )
+        for kind, colour, mark, name in (
+            (("oracle", 0), "#c2571a", "D", "oracle that knows C"),
+            (("ours", 0), "#0a7d4f", "*", "mira_stream, nothing configured"),
+        ):
+            value = average(kind, field)
+            axes.axhline(value, color=colour, linestyle=":", linewidth=1)
+            size = 14 if mark == "*" else 6
+            axes.plot([average(kind, "in_flight")], [value], mark, color=colour, markersize=size, label=name)
         axes.set_xscale("log", base=2)
         axes.set_xticks(numbers, [str(number) for number in numbers], fontsize=7)
         axes.set_xlabel("requests in flight per replica")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     right.set_yscale("log")
+    right.yaxis.set_major_formatter(ScalarFormatter())
+    right.yaxis.set_minor_formatter(ScalarFormatter())
     left.legend(fontsize=8, loc="lower right")
     figure.suptitle(
         f"{setting.replicas} replica{'s' if setting.replicas > 1 else ''}, {setting.cost},"
