@@ -330,6 +330,61 @@ def bench(
 
 
 @app.command()
+def plan(
+    corpus: Annotated[
+        str | None,
+        typer.Option("--corpus", help="A JSONL file, a folder or s3://…; default: that of --config."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Take corpus, group and settings from there.")
+    ] = None,
+    group: Annotated[str | None, typer.Option("--group", help="Whose rubric; default agent/A.")] = None,
+    records: Annotated[int, typer.Option("--records", min=1, help="Lines to sample at most.")] = 384,
+    objects: Annotated[int, typer.Option("--objects", min=1, help="Objects to read at most.")] = 48,
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layout", help="Replicas x tensor parallelism; several may be given; default 8xtp1 1xtp8."
+        ),
+    ] = None,
+    context: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--context", help="--max-model-len of the replicas; several; default the group's, and half."
+        ),
+    ] = None,
+    batched_tokens: Annotated[
+        list[int] | None,
+        typer.Option("--batched-tokens", help="--max-num-batched-tokens; several; default 16384 131072."),
+    ] = None,
+    gpu: Annotated[str, typer.Option("--gpu", help="h200, h100 or a100 (80 GB).")] = "h200",
+    assumed: Annotated[
+        list[str] | None, typer.Option("--set", help="Another value of an assumption, name=value; several.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed takes another sample.")] = 7,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for plan.json and plan.svg.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict what a corpus takes: tokens, lengths, GPU-hours by layout, context and batch limit, from a sample."""
+    from mira_stream.cli_plan import PlanRequest, print_plan, run_plan
+
+    request = PlanRequest(
+        config=config,
+        corpus=corpus,
+        group=group,
+        records=records,
+        objects=objects,
+        layouts=tuple(layout or ()),
+        contexts=tuple(context or ()),
+        batched_tokens=tuple(batched_tokens or ()),
+        gpu=gpu,
+        values=_pairs(assumed or [], option="--set", example="output_tokens=900"),
+        seed=seed,
+    )
+    print_plan(_run_async(lambda: run_plan(request)), out=out, as_json=as_json)
+
+
+@app.command()
 def demo(
     folder: Annotated[
         Path, typer.Option("--folder", help="Where lake, scores and logs go; made anew each time.")

@@ -75,22 +75,29 @@ class Corpus(msgspec.Struct, frozen=True, kw_only=True):
 
     def bodies(self, taken: Sample, random: Random) -> tuple[list[Body], Sampled]:
         """The requests for a sample, and what is to be said of it. Raises Refusal if there is nothing to send."""
+        bodies, told = prepare(taken, self.preparing(), origin=self.origin, random=random)
+        if not bodies:
+            raise _nothing_to_send(self.origin, told, self.plan)
+        return bodies, told
+
+    @property
+    def origin(self) -> str:
+        """Where it is."""
+        return self.uri if self.uri is not None else self.config.source.uri
+
+    def preparing(self) -> Preparing:
+        """What turns its lines into requests."""
         plans = plan_pools(self.config)
 
         def prompting_of(source: str) -> Prompting | None:
             pool = self.plan if self.uri is not None else pool_for(plans, source)
             return None if pool is None else pool.prompting
 
-        preparing = Preparing(
+        return Preparing(
             prompting=self.plan.prompting,
             prompting_of=prompting_of,
             name_field=None if self.uri is not None else self._naming.field,
         )
-        origin = self.uri if self.uri is not None else self.config.source.uri
-        bodies, told = prepare(taken, preparing, origin=origin, random=random)
-        if not bodies:
-            raise _nothing_to_send(origin, told, self.plan)
-        return bodies, told
 
     @property
     def _naming(self) -> SourceNaming:

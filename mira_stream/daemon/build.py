@@ -113,7 +113,7 @@ async def built(config: Config, *, once: bool) -> AsyncIterator[Daemon]:
         )
         pipeline = assemble(config, plans, adapters, meters, once=once)
         stages = pipeline.stages
-        pools = Pools(stages.dispatchers, stages.watchers, make=make, meters=meters)
+        pools = Pools(stages.dispatchers, stages.watchers, plans=plans, make=make, meters=meters)
         yield Daemon(pipeline, meters, pools=pools, executor=workers)
 
 

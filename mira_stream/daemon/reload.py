@@ -5,8 +5,8 @@ and the daemon goes on as before.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -14,7 +14,7 @@ import structlog
 from mira_stream.core.errors import MiraStreamError, Refusal
 from mira_stream.daemon.config import Config
 from mira_stream.daemon.notify import Notifier
-from mira_stream.daemon.pools import plan_pools
+from mira_stream.daemon.pools import PoolPlan, plan_pools
 from mira_stream.pipeline.dispatch import Dispatcher
 from mira_stream.pipeline.watch import Watcher
 from mira_stream.ports import Replica
@@ -31,15 +31,33 @@ Wanted = Mapping[str, Mapping[str, str]]
 """For each group the replicas it shall have: name to address."""
 
 
-def wanted_replicas(old: Config, new: Config) -> Wanted:
+class Setup(msgspec.Struct, frozen=True):
+    """A configuration, and what the files and secrets that it names came to."""
+
+    config: Config
+    plans: tuple[PoolPlan, ...]
+
+
+def setup_of(config: Config) -> Setup:
+    """Reads the files that `config` names; not on the event loop. Raises Refusal, OSError and UnicodeError."""
+    return Setup(config, plan_pools(config))
+
+
+def wanted_replicas(old: Setup, new: Setup) -> Wanted:
     """The replicas of each pool under `new`. Raises Refusal if anything else differs from `old`."""
-    differing = sorted(set(_differences(_frame(old), _frame(new), "")))
+    # What differs in the file explains what differs in the pools.
+    differing = sorted(set(_differences(_frame(old.config), _frame(new.config), "")))
+    differing = differing or sorted(_differences(_resolved(old.plans), _resolved(new.plans), ""))
     if differing:
         shown = ", ".join(differing[:_SHOWN]) + (", …" if len(differing) > _SHOWN else "")
         raise Refusal(
             f"{shown}: only a pool's replicas can change by a reload", "restart the service, or undo it"
         )
-    return {pool.group: {server_name(url): url for url in pool.replicas} for pool in new.pool}
+    return {plan.group: _by_name(plan) for plan in new.plans}
+
+
+def _by_name(plan: PoolPlan) -> dict[str, str]:
+    return {server_name(url): url for url in plan.replicas}
 
 
 def _frame(config: Config) -> object:
@@ -50,6 +68,21 @@ def _frame(config: Config) -> object:
         for pool in frame["pool"]
     }
     return frame
+
+
+def _resolved(plans: Sequence[PoolPlan]) -> object:
+    """What can change behind one and the same configuration file, by pool."""
+    return {
+        f"what is known of {plan.group}": {
+            "model": plan.model,
+            "sources": plan.sources,
+            "context_tokens": plan.prompting.context_tokens,
+            "anchors": plan.rubric.fingerprint,
+            "prompt": plan.prompting.template.fingerprint,
+            "api_key": plan.api_key,
+        }
+        for plan in plans
+    }
 
 
 def _differences(old: object, new: object, where: str) -> Iterator[str]:
@@ -65,7 +98,7 @@ class Pools:
     """The pools' replicas: what they shall be, and the way there.
 
     A replica that leaves ends its requests first. One that moves joins its new pool only then: the batched-token budget
-    is an engine's, so no two pools may hold permits on one.
+    is an engine's, so no two pools may hold permits on one. One whose address has other credentials leaves and comes.
     """
 
     def __init__(
@@ -73,13 +106,16 @@ class Pools:
         dispatchers: Mapping[str, Dispatcher],
         watchers: Mapping[str, Watcher],
         *,
+        plans: tuple[PoolPlan, ...],
         make: MakeReplica,
         meters: Meters,
     ) -> None:
+        self.plans = plans
         self._dispatchers = dispatchers
         self._watchers = watchers
         self._make = make
         self._meters = meters
+        self._opened = {name: url for plan in plans for name, url in _by_name(plan).items()}
         self._wanted: Wanted | None = None
 
     def want(self, wanted: Wanted) -> None:
@@ -96,83 +132,112 @@ class Pools:
         if self._wanted is None:
             return
         for group, dispatcher in self._dispatchers.items():
-            self._let_go(dispatcher, self._wanted[group])
+            self._let_go(group, dispatcher, self._wanted[group])
         for group, dispatcher in self._dispatchers.items():
             self._take_in(group, dispatcher, self._wanted[group])
-        if all(set(one.replicas) == set(self._wanted[group]) for group, one in self._dispatchers.items()):
+        if all(self._has_all(group, wanted) for group, wanted in self._wanted.items()):
             self._wanted = None
             _log.info("all pools have the replicas of the configuration")
 
-    def _let_go(self, dispatcher: Dispatcher, wanted: Mapping[str, str]) -> None:
-        for name in [name for name in dispatcher.replicas if name not in wanted]:
+    def _let_go(self, group: str, dispatcher: Dispatcher, wanted: Mapping[str, str]) -> None:
+        for name in [name for name in dispatcher.replicas if not self._stays(name, wanted)]:
             dispatcher.leave(name)
             if dispatcher.left(name):
                 self._meters.forget("replica", name)
-                _log.info("replica has left", replica=name, group=dispatcher.pool.group)
+                _log.info("replica has left", replica=name, group=group)
 
     def _take_in(self, group: str, dispatcher: Dispatcher, wanted: Mapping[str, str]) -> None:
         for name, url in wanted.items():
-            if name in dispatcher.replicas:
+            if name in dispatcher.replicas and self._stays(name, wanted):
                 dispatcher.stay(name)
             elif not any(name in one.replicas for one in self._dispatchers.values()):
                 dispatcher.add(name, self._make(group, url))
                 self._watchers[group].add(name)
+                self._opened[name] = url
                 _log.info("replica has come", replica=name, group=group)
+
+    def _has_all(self, group: str, wanted: Mapping[str, str]) -> bool:
+        replicas = self._dispatchers[group].replicas
+        return replicas.keys() == wanted.keys() and all(self._stays(name, wanted) for name in replicas)
+
+    def _stays(self, name: str, wanted: Mapping[str, str]) -> bool:
+        return name in wanted and _credentials(wanted[name]) == _credentials(self._opened[name])
+
+
+def _credentials(url: str) -> str:
+    return urlsplit(url.strip()).netloc.rpartition("@")[0]
 
 
 class Reloader:
-    """Reads the configuration again when asked to, and brings the pools there. Runs until it is cancelled."""
+    """Reads the configuration again whenever `asked` is set, and brings the pools there. Runs until it is cancelled.
+
+    Args:
+        read: reads it anew, off the loop; may raise like `setup_of`.
+        state: the daemon's, as in its status.
+    """
 
     def __init__(
-        self, config: Config, pools: Pools, *, read: Callable[[], Config], meters: Meters, executor: Executor
+        self,
+        setup: Setup,
+        pools: Pools,
+        *,
+        read: Callable[[], Awaitable[Setup]],
+        asked: asyncio.Event,
+        state: Callable[[], str],
+        meters: Meters,
     ) -> None:
-        self._config = config
+        self._setup = setup
         self._pools = pools
         self._read = read
+        self._asked = asked
+        self._state = state
         self._meters = meters
-        self._executor = executor
-        self._asked = False
-        self._news = asyncio.Event()
-
-    def ask(self) -> None:
-        """A signal asked for it."""
-        self._asked = True
-        self._news.set()
+        self._request_ended = asyncio.Event()
 
     def request_ended(self) -> None:
         """A pool's request has ended: a replica that was to leave may have left."""
         if not self._pools.at_rest:
-            self._news.set()
+            self._request_ended.set()
 
     async def run(self, notifier: Notifier) -> None:
         """Wait for news, and act on it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._obey(notifier), name="read again")
+            group.create_task(self._go_on(), name="let leave")
+
+    async def _go_on(self) -> None:
         while True:
-            await self._news.wait()
-            self._news.clear()
-            if self._asked:
-                self._asked = False
-                notifier.reloading()
-                await self._reload()
-                notifier.ready()
+            await self._request_ended.wait()
+            self._request_ended.clear()
             self._pools.step()
 
+    async def _obey(self, notifier: Notifier) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            if self._state() == "draining":
+                _log.info("configuration not read again: the daemon is shutting down")
+                continue
+            # Before it is ready it must not say so, and once it stops no more.
+            if self._state() == "running":
+                notifier.reloading()
+            await self._reload()
+            if self._state() == "running":
+                notifier.ready()
+
     async def _reload(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            new = await loop.run_in_executor(self._executor, self._checked)
-            self._pools.want(wanted_replicas(self._config, new))
-        except MiraStreamError as error:
-            hint = error.hint if isinstance(error, Refusal) else ""
+            new = await self._read()
+            wanted = wanted_replicas(self._setup, new)
+        except (MiraStreamError, OSError, UnicodeError) as error:
+            hint = error.hint if isinstance(error, Refusal) else "look at the files that it names"
             _log.error(
                 "configuration not taken over; the daemon goes on as before", error=str(error), hint=hint
             )
             self._meters.add(metrics.CONFIG_RELOADS, 1, ("refused",))
             return
-        self._config = new
+        self._setup = new
         _log.info("configuration read again")
         self._meters.add(metrics.CONFIG_RELOADS, 1, ("done",))
-
-    def _checked(self) -> Config:
-        config = self._read()
-        plan_pools(config)
-        return config
+        self._pools.want(wanted)
+        self._pools.step()

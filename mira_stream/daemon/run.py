@@ -13,7 +13,7 @@ from mira_stream.daemon.config import Config
 from mira_stream.daemon.heartbeat import beat
 from mira_stream.daemon.http import make_app, serving
 from mira_stream.daemon.notify import Notifier
-from mira_stream.daemon.reload import Reloader
+from mira_stream.daemon.reload import Reloader, Setup, setup_of
 from mira_stream.daemon.service import Daemon
 from mira_stream.daemon.shutdown import Shutdown
 from mira_stream.telemetry import registry as metrics
@@ -30,21 +30,41 @@ async def run_daemon(config: Config, *, once: bool, read: Callable[[], Config] |
     """
     configure_logs(config.log.level, as_json=config.log.format == "json")
     notifier = Notifier()
-    async with (
-        built(config, once=once) as daemon,
-        serving(make_app(daemon.exporter, daemon.status, daemon.unready), config.http.listen) as url,
-    ):
-        _log.info("listening", url=url)
-        reloader = Reloader(
-            config,
-            daemon.pools,
-            read=read or (lambda: config),
-            meters=daemon.meters,
-            executor=daemon.executor,
-        )
-        await _live(daemon, config, notifier, reloader)
-        _tell_end(daemon)
+    with _hangups() as asked:
+        async with (
+            built(config, once=once) as daemon,
+            serving(make_app(daemon.exporter, daemon.status, daemon.unready), config.http.listen) as url,
+        ):
+            _log.info("listening", url=url)
+            await _live(daemon, config, notifier, _reloader(daemon, config, read or (lambda: config), asked))
+            _tell_end(daemon)
     return EXIT_STOPPED_POOL if daemon.stopped_pools else 0
+
+
+@contextmanager
+def _hangups() -> Iterator[asyncio.Event]:
+    """Set by each SIGHUP, from the start to the end: unhandled it would end the process."""
+    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, asked.set)
+    try:
+        yield asked
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _reloader(daemon: Daemon, config: Config, read: Callable[[], Config], asked: asyncio.Event) -> Reloader:
+    async def read_again() -> Setup:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(daemon.executor, lambda: setup_of(read()))
+
+    return Reloader(
+        Setup(config, daemon.pools.plans),
+        daemon.pools,
+        read=read_again,
+        asked=asked,
+        state=lambda: daemon.state,
+        meters=daemon.meters,
+    )
 
 
 async def _live(daemon: Daemon, config: Config, notifier: Notifier, reloader: Reloader) -> None:
@@ -66,7 +86,7 @@ async def _live(daemon: Daemon, config: Config, notifier: Notifier, reloader: Re
             dispatcher.on_request_ended = reloader.request_ended
         try:
             async with asyncio.timeout(None) as deadline:
-                with shutdown.handling_signals(deadline), _reloading_on_signal(reloader):
+                with shutdown.handling_signals(deadline):
                     await daemon.pipeline.run()
         except TimeoutError:
             _log.error(
@@ -74,16 +94,6 @@ async def _live(daemon: Daemon, config: Config, notifier: Notifier, reloader: Re
             )
         for task in beside:
             task.cancel()
-
-
-@contextmanager
-def _reloading_on_signal(reloader: Reloader) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGHUP)
 
 
 async def _tell_ready(daemon: Daemon, notifier: Notifier) -> None:

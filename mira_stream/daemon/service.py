@@ -55,7 +55,7 @@ class Daemon:
         stages = meters.values[metrics.RECORDS_IN_PIPELINE]
         return Status(
             version=__version__,
-            state=self._state(),
+            state=self.state,
             uptime_seconds=round(time.monotonic() - self._began, 3),
             read=self.account.read,
             outcomes={outcome.value: count for outcome, count in self.account.outcomes().items()},
@@ -69,7 +69,9 @@ class Daemon:
             pools=[self._pool_status(name, pool) for name, pool in self.pipeline.stages.dispatchers.items()],
         )
 
-    def _state(self) -> str:
+    @property
+    def state(self) -> str:
+        """`starting`, `running` or `draining`."""
         if self.pipeline.draining:
             return "draining"
         return "starting" if self.unready() else "running"

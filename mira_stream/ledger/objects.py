@@ -1,6 +1,7 @@
 """The objects of the ledger: which are known, which are to be read, and which are done."""
 
 import sqlite3
+from heapq import merge
 from typing import Any, Literal
 
 import msgspec
@@ -10,7 +11,7 @@ from mira_stream.core.record import ObjectVersion
 from mira_stream.core.segment import ObjectLines
 from mira_stream.ledger.schema import State
 from mira_stream.ledger.spans import PublishedSpans
-from mira_stream.ports import PendingObject, SeenObject
+from mira_stream.ports import PendingObject, SeenObject, WantedSource
 
 OnOverwrite = Literal["first", "each_version"]
 
@@ -127,13 +128,10 @@ class Objects:
 
     # Reading.
 
-    def pending(self, limit: int, exclude: frozenset[str]) -> list[PendingObject]:
-        """Pending objects in order of discovery."""
-        found = self._db.execute(
-            "SELECT id, uri, etag, key, source, size, modified, change, superseded FROM objects"
-            " WHERE state = ? ORDER BY id",
-            (State.PENDING,),
-        )
+    def pending(self, limit: int, exclude: frozenset[str], wanted: WantedSource) -> list[PendingObject]:
+        """Pending objects in order of discovery, of the sources that are wanted."""
+        # Source by source: any number of objects of the others may lie before them.
+        found = merge(*(self._pending_of(source) for source in self._pending_sources() if wanted(source)))
         pending: list[PendingObject] = []
         for object_id, uri, etag, *details, superseded in found:
             if len(pending) >= limit:
@@ -144,6 +142,24 @@ class Objects:
             seen = SeenObject(ObjectVersion(uri, etag), *details)
             pending.append(PendingObject(seen, self.done(object_id), bool(superseded)))
         return pending
+
+    def _pending_sources(self) -> list[str]:
+        found = self._db.execute(
+            "WITH RECURSIVE names (name) AS ("
+            " SELECT min(source) FROM objects WHERE state = :pending UNION ALL"
+            " SELECT (SELECT min(source) FROM objects WHERE state = :pending AND source > name) FROM names"
+            " WHERE name IS NOT NULL)"
+            " SELECT name FROM names WHERE name IS NOT NULL",
+            {"pending": State.PENDING},
+        )
+        return [name for (name,) in found]
+
+    def _pending_of(self, source: str) -> sqlite3.Cursor:
+        return self._db.execute(
+            "SELECT id, uri, etag, key, source, size, modified, change, superseded FROM objects"
+            " WHERE state = ? AND source = ? ORDER BY id",
+            (State.PENDING, source),
+        )
 
     def postpone(self, version: ObjectVersion) -> None:
         """Not settled: pending again when a listing shows it."""

@@ -52,7 +52,6 @@ CREATE TABLE objects (
   modified REAL,
   UNIQUE (uri, etag)
 );
-CREATE INDEX objects_pending ON objects (id) WHERE state = {State.PENDING.value};
 CREATE INDEX objects_ended ON objects (id) WHERE state = {State.ENDED.value};
 CREATE INDEX objects_late ON objects (id) WHERE late;
 
@@ -96,6 +95,11 @@ CREATE TABLE plans (
   trailer TEXT NOT NULL
 );
 """
+# Not among the tables: a file of this form may have been made without it.
+_PENDING_INDEX = (
+    "CREATE INDEX IF NOT EXISTS objects_pending_by_source ON objects (source, id)"
+    f" WHERE state = {State.PENDING.value}"
+)
 
 
 @contextmanager
@@ -117,6 +121,7 @@ def open_writer(path: Path, settings: LedgerSettings) -> Iterator[sqlite3.Connec
             db.executescript(f"BEGIN; {_TABLES} {identity} COMMIT;")
         else:
             _check(db)
+        db.execute(_PENDING_INDEX)
         yield db
 
 

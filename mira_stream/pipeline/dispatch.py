@@ -1,6 +1,7 @@
 """One pool: sends what admission admits, follows up what comes back, and says what limits it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import count
 
@@ -63,7 +64,7 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._tickets = count()
         self._requests: dict[int, PoolRequest] = {}
-        self._sending = 0
+        self._sending: Counter[str] = Counter()
         self.on_request_ended: Callable[[], None] = _nothing
         self._closed = False
         self._draining = False
@@ -129,8 +130,8 @@ class Dispatcher:
         self._wake.set()
 
     def left(self, name: str) -> bool:
-        """Whether a replica that was to leave has ended its last request; it is forgotten then."""
-        if not self.control.left(name):
+        """Whether one that was to leave has ended its last request, all that came of it too; it is forgotten then."""
+        if self._sending[name] or not self.control.left(name):
             return False
         del self.replicas[name]
         self.wanted_looks.drop(name)
@@ -154,7 +155,7 @@ class Dispatcher:
 
     def _is_over(self) -> bool:
         if self._draining:
-            return self._sending == 0
+            return self._sending.total() == 0
         return self._closed and not self._requests
 
     def _send_all(self, group: asyncio.TaskGroup) -> float | None:
@@ -177,7 +178,7 @@ class Dispatcher:
     def _hedge(self, group: asyncio.TaskGroup, wake_at: float | None) -> float | None:
         """At the very end, when nothing is left to send, ask a second replica about what takes far too long; when to
         look again. Which attempt brings the outcome is decided when it is handed to the committer."""
-        if not (self._closed and self._sending and len(self.control.window) == 0):
+        if not (self._closed and self._sending.total() and len(self.control.window) == 0):
             return wake_at
         now, after = self._shop.clock(), self.control.hedge_after_seconds
         if after is None:
@@ -201,7 +202,7 @@ class Dispatcher:
         if not candidate.retry and request.attempts == 0:
             self._places.release()
         self._shop.account.move(Stage.WINDOW, Stage.IN_FLIGHT)
-        self._sending += 1
+        self._sending[name] += 1
         request.flying[name] = admitted.permit.sent_at
         group.create_task(self._follow(request, admitted), name=f"ask {name}")
 
@@ -216,7 +217,7 @@ class Dispatcher:
             await self._ask(request, admitted)
         finally:
             request.flying.pop(admitted.permit.replica, None)
-            self._sending -= 1
+            self._sending[admitted.permit.replica] -= 1
             self._wake.set()
             self.on_request_ended()
 
@@ -228,10 +229,10 @@ class Dispatcher:
             async with request.attempt(given_up=self._cancelled):
                 try:
                     timeout = self.control.timeout_seconds(permit, self.pool.prompting.max_tokens)
-                    reply = await replica.ask(
+                    asked = replica.ask(
                         request.body, timeout_seconds=timeout, on_started=lambda: self._started(permit)
                     )
-                    reply = with_expected(reply, permit.prompt_tokens)
+                    reply = with_expected(await asked, permit.prompt_tokens)
                     usage = reply.usage
                     if reply.load is not None:
                         self.control.reported(permit.replica, reply.load, self._shop.clock())

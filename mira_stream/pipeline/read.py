@@ -1,7 +1,7 @@
 """Discovery and reading: objects become raw records, nothing is read before a place downstream is free."""
 
 import asyncio
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -13,7 +13,7 @@ from mira_stream.core.outcome import Reason
 from mira_stream.core.record import Line, ObjectVersion, RecordKey
 from mira_stream.pipeline.channel import Closed
 from mira_stream.pipeline.commit import Committer
-from mira_stream.pipeline.raw import RawRecord, Route
+from mira_stream.pipeline.raw import RawChannel, RawRecord, Route
 from mira_stream.ports import Clock, Ledger, ObjectEnd, PendingObject, Source
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
@@ -26,7 +26,7 @@ _RETRY_SECONDS_MAX = 30.0
 
 
 class ReadSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How often to list, how many objects to read at once, and whether to stop when all is read."""
+    """How often to list, how many objects of one pool to read at once, and whether to stop when all is read."""
 
     list_seconds: float
     open_objects_max: int
@@ -87,7 +87,10 @@ class Discovery:
 
 
 class Reader:
-    """Reads pending objects, a few at a time, into the channels of the prepare stage."""
+    """Reads pending objects, a few at a time, into the channels of the prepare stage.
+
+    Each channel, so each pool, has places of its own: one that stands still does not hold up the others.
+    """
 
     def __init__(
         self,
@@ -105,43 +108,61 @@ class Reader:
         self._route = route
         self._meters = meters
         self._settings = settings
-        self._pending: deque[PendingObject] = deque()
+        self._waiting: defaultdict[RawChannel, deque[PendingObject]] = defaultdict(deque)
         self._open: set[str] = set()
+        self._places_taken: Counter[RawChannel] = Counter()
         self.postponed = 0
         meters.refresh_with(self._refresh)
 
     async def run(self, discovery: Discovery) -> None:
         """Read what discovery finds; return when a single listing is read to its end."""
-        places = asyncio.Semaphore(self._settings.open_objects_max)
         async with asyncio.TaskGroup() as group:
-            while True:
-                await places.acquire()
-                pending = await self._next(discovery)
-                if pending is None:
-                    return
+            while (pending := await self._next(discovery)) is not None:
+                channel = self._route(pending.seen.source)
                 self._open.add(pending.seen.version.uri)
+                self._places_taken[channel] += 1
 
-                def done() -> None:
-                    places.release()
-                    discovery.found.set()  # another version of its uri may wait for it
+                def done(channel: RawChannel = channel) -> None:
+                    self._places_taken[channel] -= 1
+                    discovery.found.set()  # its place is free, and another version of its uri may wait for it
 
                 group.create_task(self._read_object(pending, done), name=f"read {pending.seen.key}")
 
     async def _next(self, discovery: Discovery) -> PendingObject | None:
         while True:
-            if self._pending:
-                return self._pending.popleft()
+            if (pending := self._that_has_a_place()) is not None:
+                return pending
             discovery.found.clear()
             exhausted = discovery.finished
-            for pending in await self._ledger.next_pending(_PENDING_PAGE, frozenset(self._open)):
-                self._pending.append(self._taken(pending))
-            if self._pending:
+            if await self._fetch():
                 continue
             if exhausted and not self._open:
                 return None
             await discovery.found.wait()
 
-    def _taken(self, pending: PendingObject) -> PendingObject:
+    def _that_has_a_place(self) -> PendingObject | None:
+        for channel, waiting in self._waiting.items():
+            if waiting and self._has_place(channel):
+                return waiting.popleft()
+        return None
+
+    async def _fetch(self) -> bool:
+        """Ask the ledger for objects of pools that have a place and nothing to read in it; whether there are any."""
+        supplied = {channel for channel, waiting in self._waiting.items() if waiting}
+        supplied.update(channel for channel in self._places_taken if not self._has_place(channel))
+        found = await self._ledger.next_pending(
+            _PENDING_PAGE,
+            frozenset(self._open),
+            wanted=lambda source: self._route(source) not in supplied,
+        )
+        for pending in found:
+            self._waiting[self._route(pending.seen.source)].append(self._in_use(pending))
+        return bool(found)
+
+    def _has_place(self, channel: RawChannel) -> bool:
+        return self._places_taken[channel] < self._settings.open_objects_max
+
+    def _in_use(self, pending: PendingObject) -> PendingObject:
         """In use from here on, and without what an earlier reading of a growing object has handed on already."""
         under_way = self._committer.under_way
         under_way.use(pending.seen.version)

@@ -102,6 +102,7 @@ class Watcher:
                 await dispatcher.faults.warm_up(name)
             await asyncio.sleep(self._scrape_seconds_min)
         self._watched.discard(name)
+        self._changed.set()  # one of the same name may have come meanwhile
 
     async def _look(self, name: str, replica: Replica, *, first: bool) -> None:
         try:

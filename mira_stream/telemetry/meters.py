@@ -76,14 +76,12 @@ class Meters:
         self.values.pop(metric, None)
 
     def forget(self, label: str, value: str) -> None:
-        """Drop all series in which that label has that value: what it stood for is gone."""
-        for series in (self.values, self.histograms):
-            for metric, states in series.items():
-                if label not in metric.labels:
-                    continue
+        """Drop the gauges in which that label has that value: what it stood for is gone. What it did stays counted."""
+        for metric, series in self.values.items():
+            if metric.kind is Kind.GAUGE and label in metric.labels:
                 at = metric.labels.index(label)
-                for labels in [labels for labels in states if labels[at] == value]:
-                    del states[labels]
+                for labels in [labels for labels in series if labels[at] == value]:
+                    del series[labels]
 
     def refresh_with(self, refresher: Callable[[], None]) -> None:
         """Have `refresher` set its gauges just before each snapshot is taken."""

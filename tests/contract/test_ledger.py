@@ -1,10 +1,13 @@
 """What `ports.Ledger` promises, held against the ledger in SQLite, before and after it is opened anew."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mira_stream.control.intervals import IntervalSet
@@ -12,7 +15,7 @@ from mira_stream.control.sealing import RollLimits
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.segment import ObjectLines, Plan, Trailer
-from mira_stream.ports import Ledger, PendingObject
+from mira_stream.ports import Ledger, PendingObject, SeenObject
 from tests.fakes.ledgers import (
     ONE,
     ROLL,
@@ -103,6 +106,41 @@ def test_objects_are_pending_in_order_of_discovery(play: Play) -> None:
         assert await _pending(ledger) == [B, A, C]
         assert [one.seen for one in await ledger.next_pending(1, frozenset({B.uri}))] == [seen(A)]
         assert await _pending(await shelf.reopen()) == [B, A, C]
+
+    play(story)
+
+
+def test_objects_are_pending_by_source(play: Play) -> None:
+    """Only of the sources that are wanted, in the order of discovery over all of them."""
+
+    def at(one: ObjectVersion, source: str) -> SeenObject:
+        return msgspec.structs.replace(seen(one), source=source)
+
+    async def story(shelf: Shelf) -> None:
+        ledger = shelf.ledger
+        many = [at(version(f"m{n}"), "many") for n in range(50)]
+        await ledger.discover([*many, at(C, "z"), at(A, "y"), at(B, "z")])
+        few = await ledger.next_pending(9, NONE, wanted=lambda source: source != "many")
+        assert [one.seen.version for one in few] == [C, A, B]
+        assert await ledger.next_pending(9, NONE, wanted=lambda _: False) == []
+        assert (await _pending(ledger))[49:] == [many[49].version, C, A, B]
+
+    play(story)
+
+
+def test_a_ledger_without_the_newest_index_gets_it(play: Play) -> None:
+    """Its form is the same: one that an earlier release made is opened as it is."""
+
+    async def story(shelf: Shelf) -> None:
+        await shelf.ledger.discover([seen(A)])
+        await shelf.ledger.close()
+        with closing(sqlite3.connect(shelf.path)) as db:
+            db.execute("DROP INDEX objects_pending_by_source")
+        assert await _pending(await shelf.reopen()) == [A]
+        with closing(sqlite3.connect(shelf.path)) as db:
+            assert db.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'objects_pending_by_source'"
+            ).fetchone()
 
     play(story)
 

@@ -2,16 +2,17 @@
 
 import json
 import signal
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.daemon import Daemon, running, scrape
-from tests.e2e.harness import Lab, Row, conversation, until
+from tests.e2e.harness import NOWHERE, Lab, Row, conversation, until
 from tests.e2e.simulators import Simulator
 
-RECORDS = 160
+RECORDS = 128
 EAGER = {
     "scrape_seconds": 0.05,
     "scrape_seconds_min": 0.02,
@@ -69,7 +70,10 @@ def test_a_replica_comes_and_another_goes(lab: Lab) -> None:
             lab.configure(urls[1:], admission=EAGER, log={"level": "info"})
             reload(daemon, 2)
             daemon.until(lambda status: names(status) == {"agent/A": {two.url}}, "the first replica has left")
-            assert one.url not in daemon.get("/metrics")[1]
+            seen_by = scrape(daemon)
+            shown = {sample.labels["replica"] for sample in seen_by.samples["mira_stream_replica_requests"]}
+            assert shown == {two.url}
+            assert seen_by.sum("mira_stream_replica_answers_total", replica=one.url) == len(one.requests())
             seen = len(one.requests())
             assert daemon.wait() == 0
         assert len(one.requests()) == seen
@@ -77,13 +81,13 @@ def test_a_replica_comes_and_another_goes(lab: Lab) -> None:
     assert_each_once(lab)
 
 
-def groups_toml(folder: Path) -> None:
+def groups_toml(folder: Path, second_model: str) -> None:
     """Two groups with rubrics of their own; the second one's names differ."""
     anchors = resources.files("mira_stream.anchor_data").joinpath("agent", "group_A_dim_anchors.jsonl")
     lines = [json.loads(line) for line in anchors.read_text("utf-8").splitlines()]
     (folder / "agent").mkdir(parents=True)
     text = ""
-    for name, model in (("A", "whw06/MIRA-Agent-Group1"), ("B", OTHER_MODEL)):
+    for name, model in (("A", "whw06/MIRA-Agent-Group1"), ("B", second_model)):
         file = f"agent/group_{name}_dim_anchors.jsonl"
         told = [{**line, "name": f"{line['name']} {name}"} for line in lines]
         (folder / file).write_text("\n".join(map(json.dumps, told)) + "\n", "utf-8")
@@ -103,10 +107,50 @@ def groups_toml(folder: Path) -> None:
     (folder / "groups.toml").write_text(text, "utf-8")
 
 
+def configure_two(lab: Lab, a: list[str], b: list[str]) -> None:
+    """Each source has a pool, and each pool these replicas."""
+    pools: list[Row] = [
+        {"group": "agent/A", "sources": ["known"], "replicas": a},
+        {"group": "agent/B", "sources": ["other"], "replicas": b},
+    ]
+    anchors = {"path": str(lab.folder / "anchors")}
+    lab.configure([], pools=pools, admission=EAGER, log={"level": "info"}, anchors=anchors)
+
+
 def test_a_replica_moves_between_pools_of_two_groups(lab: Lab) -> None:
-    """Two rubrics and two models in one daemon; the replica that moves leaves the one before it joins the other."""
-    anchors = lab.folder / "anchors"
-    groups_toml(anchors)
+    """Two rubrics in one daemon: one pool is nearly starved until the replica that moves works for it, and its last
+    request for the other pool has ended when the first one for this pool comes."""
+    groups_toml(lab.folder / "anchors", "whw06/MIRA-Agent-Group1")
+    with (
+        Simulator(lab.folder / "a.log", *SLOW) as first,
+        Simulator(lab.folder / "b.log", "--time-scale", "0.1") as second,
+        Simulator(lab.folder / "c.log", *SLOW) as moving,
+    ):
+        for sim in (first, second, moving):
+            sim.start()
+        configure_two(lab, [first.url, moving.url], [second.url])
+        with running(lab, "--once") as daemon:
+            until(lambda: len(moving.requests()) > 4, "the replica works in the first pool")
+            configure_two(lab, [first.url], [second.url, moving.url])
+            reload(daemon, 1)
+            both = {"agent/A": {first.url}, "agent/B": {second.url, moving.url}}
+            daemon.until(lambda status: names(status) == both, "the replica has moved")
+            assert daemon.wait() == 0
+        asked = sorted(moving.requests(), key=lambda one: one["arrived"])
+    rows = lab.audited()
+    assert {(row["group"], row["source"]) for row in rows} == {("agent/A", "known"), ("agent/B", "other")}
+    assert len({row["rubric_fingerprint"] for row in rows}) == 2
+    assert {row["attempts"] for row in rows} == {1}
+    by_moving = Counter(row["group"] for row in rows if row["replica"] == moving.url)
+    assert by_moving["agent/B"] > 0
+    for_first = by_moving["agent/A"]
+    last_end = max(one["arrived"] + one["seconds"] for one in asked[:for_first])
+    assert last_end <= asked[for_first]["arrived"]
+
+
+def test_a_replica_that_does_not_fit_its_new_pool_is_shut_out_there(lab: Lab) -> None:
+    """It serves the model of the pool that it comes from: no record is sent to it, and none is blamed."""
+    groups_toml(lab.folder / "anchors", OTHER_MODEL)
     with (
         Simulator(lab.folder / "a.log", *SLOW) as first,
         Simulator(lab.folder / "b.log", *SLOW, "--model", OTHER_MODEL) as second,
@@ -114,33 +158,21 @@ def test_a_replica_moves_between_pools_of_two_groups(lab: Lab) -> None:
     ):
         for sim in (first, second, moving):
             sim.start()
-
-        def configure(a: list[str], b: list[str]) -> None:
-            pools: list[Row] = [
-                {"group": "agent/A", "sources": ["known"], "replicas": a},
-                {"group": "agent/B", "sources": ["other"], "replicas": b},
-            ]
-            lab.configure(
-                [], pools=pools, admission=EAGER, log={"level": "info"}, anchors={"path": str(anchors)}
-            )
-
-        configure([first.url, moving.url], [second.url])
+        configure_two(lab, [first.url, moving.url], [second.url])
         with running(lab, "--once") as daemon:
             until(lambda: len(moving.requests()) > 4, "the replica works in the first pool")
-            configure([first.url], [second.url, moving.url])
+            configure_two(lab, [first.url], [second.url, moving.url])
             reload(daemon, 1)
             both = {"agent/A": {first.url}, "agent/B": {second.url, moving.url}}
             daemon.until(lambda status: names(status) == both, "the replica has moved")
             asked = len(moving.requests())
             assert daemon.wait() == 0
-        # It serves the other model still: shut out, and nobody was asked about anything there.
         assert len(moving.requests()) == asked
     rows = lab.audited()
     assert {(row["group"], row["source"], row["model"]) for row in rows} == {
         ("agent/A", "known", "whw06/MIRA-Agent-Group1"),
         ("agent/B", "other", OTHER_MODEL),
     }
-    assert len({row["rubric_fingerprint"] for row in rows}) == 2
     assert {row["attempts"] for row in rows} == {1}
 
 
@@ -167,13 +199,31 @@ def test_a_bad_configuration_changes_nothing(lab: Lab) -> None:
 
 
 def test_a_reload_while_draining_is_harmless(lab: Lab) -> None:
-    """The daemon ends as it would have; the next start does the rest."""
-    with Simulator(lab.folder / "one.log", *SLOW) as one:
+    """The daemon ends as it would have, whatever the file says; the next start does the rest."""
+    with Simulator(lab.folder / "one.log", "--time-scale", "0.1") as one:
         lab.configure([one.start().url], admission=EAGER, log={"level": "info"})
         with running(lab) as daemon:
-            until(lambda: len(one.requests()) > 4, "it works")
+            daemon.until(lambda status: status["pools"][0]["replicas"][0]["requests"] > 0, "it works")
             daemon.process.send_signal(signal.SIGTERM)
+            daemon.until(lambda status: status["state"] == "draining", "it drains")
+            lab.configure([NOWHERE], admission=EAGER, log={"level": "info"})
             daemon.process.send_signal(signal.SIGHUP)
             assert daemon.wait() == 0
+            assert any("not read again" in event["event"] for event in daemon.events())
+        assert {entry["outcome"] for entry in one.requests()} == {"answered"}
+    with Simulator(lab.folder / "two.log") as two:
+        lab.configure([two.start().url], admission=EAGER)
         assert lab.run_once().code == 0
+    assert_each_once(lab)
+
+
+def test_a_reload_that_comes_early_is_not_lost(lab: Lab) -> None:
+    """SIGHUP before the daemon has looked at anything does not end it; what the file says then is what counts."""
+    with Simulator(lab.folder / "one.log") as one:
+        lab.configure([NOWHERE], admission=EAGER, log={"level": "info"})
+        with running(lab, "--once") as daemon:
+            daemon.get("/healthz")
+            lab.configure([one.start().url], admission=EAGER, log={"level": "info"})
+            reload(daemon, 1)
+            assert daemon.wait() == 0
     assert_each_once(lab)

@@ -11,6 +11,7 @@ PARAMETERS_MAX = 6
 
 MANY_PARAMETERS = {
     "cli.py:bench": "typer declares options as parameters",
+    "cli.py:plan": "typer declares options as parameters",
     "cli.py:sim": "typer declares options as parameters",
     "ledger/sqlite.py:open": "called by the composition root alone, all by keyword",
 }

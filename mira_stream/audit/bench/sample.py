@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from mira_stream.core.record import RecordKey
+from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.pipeline.raw import RawRecord
 from mira_stream.ports import SeenObject, Source
 
@@ -23,10 +23,22 @@ class SampleLimits(msgspec.Struct, frozen=True, kw_only=True):
     object_bytes: int = 128 << 20
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One object that was read: `size` bytes as it lies there, `lines` in the `read` bytes of it that were looked at;
+    `whole`: that was all."""
+
+    version: ObjectVersion
+    size: int
+    read: int
+    lines: int
+    whole: bool
+
+
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """The lines kept, how many objects were read of how many listed, and how many lines they had.
 
-    `whole`: every line of every object was looked at.
+    `whole`: every line of every object was looked at. `listed_bytes` are those of all that was listed, as they lie
+    there; `parts` has the objects that were read.
     """
 
     records: tuple[RawRecord, ...]
@@ -34,6 +46,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     objects: int
     lines: int
     whole: bool
+    listed_bytes: int = 0
+    parts: tuple[Part, ...] = ()
 
 
 class Reservoir(Generic[T]):
@@ -77,18 +91,20 @@ async def sample(
 ) -> Sample:
     """Sample the lines of `source`, of the objects that are `wanted` by their name; `on_lines` is told of progress."""
     objects: Reservoir[SeenObject] = Reservoir(limits.objects, random)
+    listed_bytes = 0
     async for page in source.discover(known=lambda _: None):
         for seen in page:
             if wanted(seen):
                 objects.add(seen)
+                listed_bytes += seen.size
         if objects.seen >= limits.names:
             break
     kept: Reservoir[RawRecord] = Reservoir(
         limits.records, random, weigh=lambda record: len(record.raw), weight_max=limits.bytes
     )
-    complete = objects.seen <= limits.objects
+    parts: list[Part] = []
     for seen in objects.items:
-        complete &= await _read(source, seen, kept, limits.object_bytes)
+        parts.append(await _read(source, seen, kept, limits.object_bytes))
         on_lines(kept.seen)
     records = random.sample(kept.items, len(kept.items))
     return Sample(
@@ -96,18 +112,21 @@ async def sample(
         listed=objects.seen,
         objects=len(objects.items),
         lines=kept.seen,
-        whole=complete,
+        whole=objects.seen <= limits.objects and all(part.whole for part in parts),
+        listed_bytes=listed_bytes,
+        parts=tuple(parts),
     )
 
 
-async def _read(source: Source, seen: SeenObject, kept: Reservoir[RawRecord], bytes_max: int) -> bool:
-    """Show all lines of an object to `kept`, or those of its first `bytes_max` bytes; whether it was all."""
-    read = 0
+async def _read(source: Source, seen: SeenObject, kept: Reservoir[RawRecord], bytes_max: int) -> Part:
+    """Show all lines of an object to `kept`, or those of its first `bytes_max` bytes."""
+    read, before, whole = 0, kept.seen, True
     async for batch in source.read(seen.version, once=True):
         for line in batch.lines:
             read += len(line.raw)
             if line.raw and not line.raw.isspace():
                 kept.add(RawRecord(RecordKey(seen.version, line.ordinal), seen.source, line.raw))
-        if read >= bytes_max:
-            return False
-    return True
+        if read >= bytes_max and batch.end is None:
+            whole = False
+            break
+    return Part(version=seen.version, size=seen.size, read=read, lines=kept.seen - before, whole=whole)

@@ -1,7 +1,7 @@
 """Reading: every line once, the last one only after the end is known, and what is owed where an object ends badly."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from mira_stream.core.segment import PublishedKey, Trailer
 from mira_stream.pipeline import read
 from mira_stream.pipeline.account import Stage
 from mira_stream.pipeline.channel import Channel
-from mira_stream.pipeline.raw import RawRecord
+from mira_stream.pipeline.raw import RawChannel, RawRecord
 from mira_stream.pipeline.read import Discovery, ObjectReading, Reader, ReadSettings
 from mira_stream.pipeline.rows import Subject
 from mira_stream.ports import ObjectEnd, PendingObject
@@ -160,11 +160,19 @@ def test_a_superseded_version_gets_one_row() -> None:
 
 
 class Desk:
-    """A reader and its discovery over a lab; what is read comes out of one channel."""
+    """A reader and its discovery over a lab; what is read comes out of one channel, but for `others` by source."""
 
-    def __init__(self, lab: Lab, source: ScriptedSource, *, once: bool, items_max: int = 100) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        source: ScriptedSource,
+        *,
+        once: bool,
+        items_max: int = 100,
+        others: Mapping[str, RawChannel] | None = None,
+    ) -> None:
         self.lab = lab
-        self.channel: Channel[RawRecord] = Channel(items_max=items_max, bytes_max=1 << 20)
+        self.channel: RawChannel = Channel(items_max=items_max, bytes_max=1 << 20)
         settings = ReadSettings(list_seconds=0.001, open_objects_max=2, once=once)
         clock = asyncio.get_running_loop().time
         self.discovery = Discovery(
@@ -174,7 +182,7 @@ class Desk:
             source,
             lab.ledger,
             lab.committer,
-            route=lambda _: self.channel,
+            route=lambda name: (others or {}).get(name, self.channel),
             meters=lab.meters,
             settings=settings,
         )
@@ -236,6 +244,30 @@ def test_nothing_is_read_before_a_place_is_free(tmp_path: Path) -> None:
             assert lab.account.read == 2
             assert len(await desk.take(9)) == 9
         assert lab.account.read == 9
+
+    _play(tmp_path, story)
+
+
+def test_a_pool_that_stands_still_does_not_hold_up_another(tmp_path: Path) -> None:
+    """However many objects of it lie before the other one's; it takes its own places alone, and goes on later."""
+
+    async def story(lab: Lab) -> None:
+        stuck = [version(f"stuck/{n:02}") for n in range(40)]
+        well = [version(f"well/{n}") for n in range(9)]
+        source = ScriptedSource(
+            {one: [Reading(2)] for one in (*stuck, *well)}, source_of=lambda one: one.uri.split("/")[-2]
+        )
+        still: RawChannel = Channel(items_max=1, bytes_max=1 << 20)
+        desk = Desk(lab, source, once=True, items_max=1, others={"stuck": still})
+        async with asyncio.TaskGroup() as group:
+            group.create_task(desk.run())
+            assert sorted(await desk.take(18)) == [key for one in well for key in _keys(one, 0, 1)]
+            assert set(source.reads) == {*stuck[:2], *well}
+            lab.meters.refresh()
+            assert lab.meters.value(metrics.SOURCE_OBJECTS_OPEN) >= 2
+            left = [(await still.get()).key for _ in range(80)]
+        assert sorted(left) == [key for one in stuck for key in _keys(one, 0, 1)]
+        assert lab.meters.value(metrics.SOURCE_OBJECTS_ENDED, ("none",)) == 49
 
     _play(tmp_path, story)
 
