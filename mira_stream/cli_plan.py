@@ -13,7 +13,7 @@ from mira_stream import __version__
 from mira_stream.audit.bench.sample import SampleLimits
 from mira_stream.audit.plan.assumptions import Assumptions, assumptions, gpu_named, parse_values
 from mira_stream.audit.plan.cases import Grid, Load, best_by_layout, play_all, swings
-from mira_stream.audit.plan.corpus import Caps, corpus_figures, notes
+from mira_stream.audit.plan.corpus import ContextLimits, corpus_figures, notes
 from mira_stream.audit.plan.costs import parse_layout
 from mira_stream.audit.plan.lengths import lengths
 from mira_stream.audit.plan.play import Request
@@ -133,8 +133,8 @@ async def _sampled(
         raise _nothing(corpus, taken.listed, found)
     prompting = corpus.plan.prompting
     prompts = [context - prompting.max_tokens for context in grid.contexts]
-    caps = Caps(grid.contexts, prompts, prompting.truncate)
-    return corpus_figures(corpus.origin, taken, found, caps=caps, random=chance), found
+    context_limits = ContextLimits(grid.contexts, prompts, prompting.truncate)
+    return corpus_figures(corpus.origin, taken, found, limits=context_limits, random=chance), found
 
 
 def _load(config: Config, plan: PoolPlan, figures: CorpusFigures, found: list[Length]) -> Load:

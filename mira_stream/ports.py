@@ -136,15 +136,6 @@ class Backlog(msgspec.Struct, frozen=True):
     sealed: bool
 
 
-WantedSource = Callable[[str], bool]
-"""Whether objects of a source are wanted now."""
-
-
-def every_source(_: str) -> bool:
-    """They all are."""
-    return True
-
-
 class Ledger(Protocol):
     """The durable write-ahead cache of one daemon. Everything it returns from has been synced to disk."""
 
@@ -155,12 +146,10 @@ class Ledger(Protocol):
         """Remember objects; those already ended and unchanged are not pending again. Returns how many are new."""
 
     async def next_pending(
-        self, limit: int, exclude: frozenset[str], *, wanted: WantedSource = every_source
+        self, limit: int, exclude: frozenset[str], *, wanted: Callable[[str], bool] = lambda _: True
     ) -> Sequence[PendingObject]:
-        """Up to `limit` pending objects in order of discovery, whose uri is not in `exclude`; not those postponed.
-
-        Only of sources that are `wanted`, which may be asked in another thread.
-        """
+        """Up to `limit` pending objects in order of discovery, whose uri is not in `exclude`; not those postponed,
+        and only of sources that are `wanted`, which may be asked in another thread."""
 
     async def postpone(self, version: ObjectVersion) -> None:
         """The object is not settled: pending again at the next discovery."""

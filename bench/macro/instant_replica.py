@@ -1,15 +1,18 @@
 """A replica that answers every request at once with one fixed, well-formed reply: only the client's cost is left.
 
-Run as a process of its own: `python -m bench.macro.instant_replica`; prints its URL.
+Run as a process of its own: `python -m bench.macro.instant_replica [SECONDS]`; prints its URL. With seconds it holds
+each answer back for so long, so that many are in flight at once.
 """
 
 import asyncio
 import json
+import sys
 
 import uvloop
 from aiohttp import web
 
 MODEL = "whw06/MIRA-Agent-Group1"
+_HOLD_SECONDS = float(sys.argv[1]) if __name__ == "__main__" and sys.argv[1:] else 0.0
 _BYTES_PER_TOKEN = 4  # about what traces have: the client learns from this as from a real count
 _LINES = "\n".join(
     f"[A{n}] Criterion {n}: {n % 11}/10 — The trace shows this plainly in its second half, with one exception."
@@ -39,6 +42,8 @@ _METRICS = b'vllm:num_requests_running{engine="0"} 0\nvllm:num_requests_waiting{
 async def _answer(request: web.Request) -> web.StreamResponse:
     body = await request.read()
     tokens = b"%d" % (len(body) // _BYTES_PER_TOKEN)
+    if _HOLD_SECONDS and request.path.startswith("/v1/chat"):
+        await asyncio.sleep(_HOLD_SECONDS)
     if request.path == "/v1/models":
         return web.Response(body=_MODELS, content_type="application/json")
     if request.path == "/metrics":

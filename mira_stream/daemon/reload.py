@@ -117,6 +117,8 @@ class Pools:
         self._meters = meters
         self._opened = {name: url for plan in plans for name, url in _by_name(plan).items()}
         self._wanted: Wanted | None = None
+        self.refused: str | None = None
+        """Why the last reload was refused; None if it was not."""
 
     def want(self, wanted: Wanted) -> None:
         """From now on these; what an earlier call wanted is forgotten."""
@@ -235,8 +237,10 @@ class Reloader:
                 "configuration not taken over; the daemon goes on as before", error=str(error), hint=hint
             )
             self._meters.add(metrics.CONFIG_RELOADS, 1, ("refused",))
+            self._pools.refused = str(error)
             return
         self._setup = new
+        self._pools.refused = None
         _log.info("configuration read again")
         self._meters.add(metrics.CONFIG_RELOADS, 1, ("done",))
         self._pools.want(wanted)

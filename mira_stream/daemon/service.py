@@ -66,6 +66,7 @@ class Daemon:
             backlog_rows=int(meters.value(metrics.SINK_BACKLOG_ROWS)),
             prompt_tokens=int(meters.sum(metrics.REPLICA_PROMPT_TOKENS)),
             completion_tokens=int(meters.sum(metrics.REPLICA_COMPLETION_TOKENS)),
+            reload_refused=self.pools.refused,
             pools=[self._pool_status(name, pool) for name, pool in self.pipeline.stages.dispatchers.items()],
         )
 

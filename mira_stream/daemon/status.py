@@ -50,7 +50,10 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole daemon. `read = sum(outcomes) + sum(in_pipeline)`; rates are over the time since the start."""
+    """The whole daemon. `read = sum(outcomes) + sum(in_pipeline)`; rates are over the time since the start.
+
+    `reload_refused` is why the last reload changed nothing, if it was refused.
+    """
 
     version: str
     state: str
@@ -65,6 +68,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     pools: Sequence[PoolStatus]
+    reload_refused: str | None = None
 
     def line(self) -> str:
         """One line for an operator."""
@@ -72,6 +76,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         limits = "; ".join(
             f"{pool.group}: {pool.stopped or pool.limiting_factor or 'sending'}" for pool in self.pools
         )
-        return (
-            f"{self.state}: {self.read} read, {ended}, {sum(self.in_pipeline.values())} under way; {limits}"
-        )
+        refused = f"; reload refused: {self.reload_refused}" if self.reload_refused else ""
+        under_way = sum(self.in_pipeline.values())
+        return f"{self.state}: {self.read} read, {ended}, {under_way} under way; {limits}{refused}"

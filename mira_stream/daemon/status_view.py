@@ -106,6 +106,8 @@ def _heading(status: Status) -> Text:
     text = Text(f"mira-stream {status.version}  ", style="bold")
     text.append(status.state, style="green" if status.state == "running" else "yellow")
     text.append(f"  up {hours}:{minutes:02}:{seconds:02}", style="dim")
+    if status.reload_refused:
+        text.append(f"\nreload refused: {status.reload_refused}", style="bold red")
     return text
 
 

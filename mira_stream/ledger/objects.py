@@ -1,6 +1,7 @@
 """The objects of the ledger: which are known, which are to be read, and which are done."""
 
 import sqlite3
+from collections.abc import Callable
 from heapq import merge
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from mira_stream.core.record import ObjectVersion
 from mira_stream.core.segment import ObjectLines
 from mira_stream.ledger.schema import State
 from mira_stream.ledger.spans import PublishedSpans
-from mira_stream.ports import PendingObject, SeenObject, WantedSource
+from mira_stream.ports import PendingObject, SeenObject
 
 OnOverwrite = Literal["first", "each_version"]
 
@@ -128,7 +129,9 @@ class Objects:
 
     # Reading.
 
-    def pending(self, limit: int, exclude: frozenset[str], wanted: WantedSource) -> list[PendingObject]:
+    def pending(
+        self, limit: int, exclude: frozenset[str], wanted: Callable[[str], bool]
+    ) -> list[PendingObject]:
         """Pending objects in order of discovery, of the sources that are wanted."""
         # Source by source: any number of objects of the others may lie before them.
         found = merge(*(self._pending_of(source) for source in self._pending_sources() if wanted(source)))

@@ -23,7 +23,7 @@ from mira_stream.ledger.schema import State, open_reader, open_writer
 from mira_stream.ledger.settings import LedgerSettings
 from mira_stream.ledger.spans import PublishedSpans
 from mira_stream.ledger.trouble import operating_errors
-from mira_stream.ports import Backlog, Clock, PendingObject, SeenObject, WantedSource, every_source
+from mira_stream.ports import Backlog, Clock, PendingObject, SeenObject
 
 _GROUP_COMMIT_MAX = 256
 _T = TypeVar("_T")
@@ -114,7 +114,7 @@ class SqliteLedger:
         return await self._write(lambda: sum([self._tables.objects.discover(one) for one in seen]))
 
     async def next_pending(
-        self, limit: int, exclude: frozenset[str], *, wanted: WantedSource = every_source
+        self, limit: int, exclude: frozenset[str], *, wanted: Callable[[str], bool] = lambda _: True
     ) -> Sequence[PendingObject]:
         """Up to `limit` pending objects of wanted sources in order of discovery, whose uri is not in `exclude`."""
         return await self._write(lambda: self._tables.objects.pending(limit, exclude, wanted))

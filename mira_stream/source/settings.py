@@ -60,5 +60,5 @@ class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.Meta(ge=10, le=31, description="Largest zstd window read, as log2 of bytes."),
     ] = 27
     open_objects_max: Annotated[
-        int, msgspec.Meta(ge=1, le=64, description="Objects read at the same time.")
+        int, msgspec.Meta(ge=1, le=64, description="Objects of one pool read at the same time.")
     ] = 4

@@ -64,7 +64,7 @@ SOURCE_OBJECTS_ENDED = _counter(
     "source_objects_ended", "Objects read to their end; reason `none` is a clean end.", "reason"
 )
 SOURCE_OBJECTS_OPEN = _gauge("source_objects_open", "Objects being read now.")
-SOURCE_OBJECTS_OPEN_LIMIT = _gauge("source_objects_open_limit", "Most objects read at once.")
+SOURCE_OBJECTS_OPEN_LIMIT = _gauge("source_objects_open_limit", "Most objects of one pool read at once.")
 SOURCE_OBJECTS_POSTPONED = _counter("source_objects_postponed", "Reads that stopped at an unsettled tail.")
 SOURCE_NAMES_IGNORED = _counter("source_names_ignored", "Listed names that are no objects.", "reason")
 SOURCE_LINE_BYTES = _counter("source_line_bytes", "Decompressed bytes of the lines read.")

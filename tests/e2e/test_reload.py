@@ -188,8 +188,10 @@ def test_a_bad_configuration_changes_nothing(lab: Lab) -> None:
             reload(daemon, 1, "refused")
             lab.configure([url], admission=EAGER | {"requests_max": 9}, log={"level": "info"})
             reload(daemon, 2, "refused")
+            assert "admission.requests_max" in daemon.status()["reload_refused"]
             lab.config.write_text(good, "utf-8")
             reload(daemon, 1)
+            assert daemon.status()["reload_refused"] is None
             assert daemon.wait() == 0
             refused = [event for event in daemon.events() if "not taken over" in event["event"]]
         assert len(refused) == 2

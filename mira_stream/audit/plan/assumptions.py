@@ -30,16 +30,16 @@ class Assumption(msgspec.Struct, frozen=True, kw_only=True):
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """What its maker says: memory in GB, bandwidths in GB/s, and bf16 arithmetic relative to an H200."""
 
-    memory_gb: float
-    bandwidth_gb: float
+    memory: float
+    bandwidth: float
     arithmetic: float
-    link_gb: float
+    link: float
 
 
 GPUS = {
-    "h200": Gpu(memory_gb=141, bandwidth_gb=4800, arithmetic=1.0, link_gb=450),
-    "h100": Gpu(memory_gb=80, bandwidth_gb=3350, arithmetic=1.0, link_gb=450),
-    "a100": Gpu(memory_gb=80, bandwidth_gb=2040, arithmetic=0.315, link_gb=300),
+    "h200": Gpu(memory=141, bandwidth=4800, arithmetic=1.0, link=450),
+    "h100": Gpu(memory=80, bandwidth=3350, arithmetic=1.0, link=450),
+    "a100": Gpu(memory=80, bandwidth=2040, arithmetic=0.315, link=300),
 }
 _USABLE_BANDWIDTH = 0.71
 _USABLE_LINK = 0.5
@@ -110,7 +110,7 @@ def _one(name: str, value: float, unit: str, origin: str, why: str, **limits: fl
 def _memory(gpu: Gpu) -> list[Assumption]:
     of_step = "memory of a larger step, on each GPU"
     return [
-        _one("gpu_memory_gb", gpu.memory_gb, "GB", MAKER, "of one GPU", least=1),
+        _one("gpu_memory_gb", gpu.memory, "GB", MAKER, "of one GPU", least=1),
         _one("memory_utilization", 0.9, "", CARD, "--gpu-memory-utilization", least=0.01, most=1),
         _one("weights_gb", 70, "GB", CARD, "35B parameters in bf16", least=0.01),
         _one("other_memory_gb", 3, "GB", ASSUMED, "graphs, libraries, buffers, on each GPU"),
@@ -131,8 +131,8 @@ def _model() -> list[Assumption]:
 
 
 def _costs(gpu: Gpu) -> list[Assumption]:
-    bandwidth, prefill = gpu.bandwidth_gb * _USABLE_BANDWIDTH, _PREFILL * gpu.arithmetic
-    of_peak = f"{100 * _USABLE_BANDWIDTH:.0f} % of {gpu.bandwidth_gb:,.0f}"
+    bandwidth, prefill = gpu.bandwidth * _USABLE_BANDWIDTH, _PREFILL * gpu.arithmetic
+    of_peak = f"{100 * _USABLE_BANDWIDTH:.0f} % of {gpu.bandwidth:,.0f}"
     known = "one GPU, bf16; for an H200 with fp8 weights 45,000 to 56,000 were published"
     return [
         _one(
@@ -163,12 +163,12 @@ def _parallel(gpu: Gpu) -> list[Assumption]:
     kept = (
         "arithmetic kept each time TP doubles; for a 27B model on B200, 8xTP1 was published as 3.4 times TP8"
     )
-    of_peak = f"{100 * _USABLE_LINK:.0f} % of {gpu.link_gb:,.0f} in one direction"
+    of_peak = f"{100 * _USABLE_LINK:.0f} % of {gpu.link:,.0f} in one direction"
     return [
         _one("tp_doubling_efficiency", 0.8, "", ASSUMED, kept, low=0.7, high=0.95, least=0.1, most=1),
         _one("tp_sync_seconds", 0.0012, "s", ASSUMED, "a step's 80 all-reduces, 15 µs each"),
         _one("tp_exchange_bytes_per_token", 327_680, "B", PUBLISHED, "80 all-reduces of 2,048 numbers, bf16"),
-        _one("link_bandwidth_gb", gpu.link_gb * _USABLE_LINK, "GB/s", ASSUMED, of_peak, least=1),
+        _one("link_bandwidth_gb", gpu.link * _USABLE_LINK, "GB/s", ASSUMED, of_peak, least=1),
     ]
 
 

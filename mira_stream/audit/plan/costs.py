@@ -12,7 +12,7 @@ from mira_stream.sim.engine import Engine, EngineLimits, StepCost
 
 BLOCK_TOKENS = 16
 _LAYOUT = re.compile(r"([1-9]\d{0,2})xtp([1-9]\d{0,2})")
-_GB = 1e9
+_GIGA = 1e9
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,9 +47,9 @@ def kv_bytes_per_token(layout: Layout, given: Assumptions) -> float:
     return 2 * given["kv_layers"] * heads * given["kv_head_dim"] * given["kv_bytes"]
 
 
-def kv_memory_gb(layout: Layout, batched_tokens: int, given: Assumptions) -> float:
-    """What is left for KV on each GPU; negative if the weights do not even fit."""
-    activations = given["activation_bytes_per_batched_token"] * batched_tokens / _GB
+def kv_memory(layout: Layout, batched_tokens: int, given: Assumptions) -> float:
+    """GB left for KV on each GPU; negative if the weights do not even fit."""
+    activations = given["activation_bytes_per_batched_token"] * batched_tokens / _GIGA
     usable = given["gpu_memory_gb"] * given["memory_utilization"]
     return usable - given["weights_gb"] / layout.tp - given["other_memory_gb"] - activations
 
@@ -58,7 +58,7 @@ def kv_tokens(layout: Layout, batched_tokens: int, given: Assumptions) -> int:
     """Tokens that one replica's KV holds."""
     if given["kv_tokens"]:
         return int(given["kv_tokens"])
-    return int(kv_memory_gb(layout, batched_tokens, given) * _GB / kv_bytes_per_token(layout, given))
+    return int(kv_memory(layout, batched_tokens, given) * _GIGA / kv_bytes_per_token(layout, given))
 
 
 def state_tokens(layout: Layout, given: Assumptions) -> int:
@@ -70,11 +70,11 @@ def state_tokens(layout: Layout, given: Assumptions) -> int:
 def step_cost(layout: Layout, given: Assumptions) -> StepCost:
     """A step reads all weights, reads the KV of all that run, and computes its tokens; TP shares all of that out, but
     must exchange what its parts computed."""
-    tp, bandwidth = layout.tp, given["memory_bandwidth_gb"] * _GB
+    tp, bandwidth = layout.tp, given["memory_bandwidth_gb"] * _GIGA
     rate = given["prefill_tokens_per_second"] * tp * given["tp_doubling_efficiency"] ** log2(tp)
     exchanged = 2 * (tp - 1) / tp * given["tp_exchange_bytes_per_token"]
-    token = 1 / rate + exchanged / (given["link_bandwidth_gb"] * _GB)
-    weights = given["weights_gb"] * _GB / tp / bandwidth
+    token = 1 / rate + exchanged / (given["link_bandwidth_gb"] * _GIGA)
+    weights = given["weights_gb"] * _GIGA / tp / bandwidth
     return StepCost(
         fixed_seconds=given["step_overhead_seconds"]
         + weights
@@ -90,7 +90,7 @@ def refuse_unfit(layout: Layout, setting: Setting, given: Assumptions) -> None:
     holds = kv_tokens(layout, setting.batched_tokens, given)
     if holds >= setting.context + state_tokens(layout, given) + 2 * BLOCK_TOKENS:
         return
-    left = kv_memory_gb(layout, setting.batched_tokens, given)
+    left = kv_memory(layout, setting.batched_tokens, given)
     raise Refusal(
         f"{layout.name} with --batched-tokens {setting.batched_tokens} has no room for one request of "
         f"{setting.context} tokens: {left:.1f} GB are left for KV on each GPU, {max(0, holds):,} tokens",

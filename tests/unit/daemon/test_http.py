@@ -6,10 +6,12 @@ from collections.abc import Callable, Coroutine
 import aiohttp
 import msgspec
 import pytest
+from rich.console import Console
 
 from mira_stream.core.errors import Refusal
 from mira_stream.daemon.http import make_app, serving
 from mira_stream.daemon.status import PoolStatus, ReplicaStatus, Status
+from mira_stream.daemon.status_view import picture
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.exporter import Exporter
 from mira_stream.telemetry.meters import Meters
@@ -157,6 +159,17 @@ def test_an_ipv6_address_is_shown_with_brackets() -> None:
             pytest.skip("there is no IPv6 loopback on this machine")
 
     asyncio.run(run())
+
+
+def test_a_refused_reload_stays_in_sight() -> None:
+    """In the line for systemd, and at the head of the picture, until a good one has come."""
+    status = _status(reload_refused="sink.uri: only a pool's replicas can change by a reload")
+    assert status.line().endswith("; reload refused: sink.uri: only a pool's replicas can change by a reload")
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(picture(status))
+    assert "reload refused: sink.uri" in capture.get()
+    assert "reload" not in _status().line()
 
 
 def test_the_status_line_fits_an_operator() -> None:
