@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.macro import end_to_end, loop_stall, memory, sick_fleet
 from bench.macro.admission import goodput, learning
 from bench.micro import counting, floor, streaming
+from bench.peers import compare
 
 RESULTS = Path(__file__).parent / "results"
 PLOTS = RESULTS / "plots"
@@ -19,6 +20,7 @@ BENCHMARKS = {
     "loop_stall": loop_stall.measure,
     "memory": memory.measure,
     "floor": floor.measure,
+    "peers": compare.measure,
     "counting": counting.measure,
     "streaming": streaming.measure,
     "admission_goodput": lambda: goodput.measure(PLOTS),

@@ -1,189 +1,173 @@
-"""Each stage of a record's way measured alone, on the records of `end_to_end`: the floor of what one can hope for.
+"""The floor of the client's CPU: each of its stages alone, over the same records, block by block.
 
-`python -m bench.micro.floor` runs it alone. CPU of the whole process (user and system), µs a record, best of three.
+The stages are the product's own functions without what joins them: no channels, no window, no admission, no tasks but
+those of the requests in flight, without which there is no POST.
 """
 
 import asyncio
-import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+
+import uvloop
 
 from bench.corpus import records, write_lake
-from bench.macro.instant_replica import MODEL
+from bench.macro.client import write_config
+from bench.macro.instant_replica import instant_replica
+from mira_stream.control.sealing import RollLimits
 from mira_stream.core.decode import decode
 from mira_stream.core.outcome import Reason
-from mira_stream.core.record import ObjectVersion, RecordKey
+from mira_stream.core.prompt import neutralise_rendered
+from mira_stream.core.record import Line, ObjectVersion, RecordKey
 from mira_stream.core.reply import ParsedReply, parse
 from mira_stream.core.segment import Received
-from mira_stream.core.tokens import raw_tokens
 from mira_stream.core.trace import Rendered, render
 from mira_stream.core.usage import Reply
-from mira_stream.daemon.config import parse_config
-from mira_stream.daemon.lake import make_source, open_ledger, open_stores
+from mira_stream.daemon.config import load_config
 from mira_stream.daemon.pools import plan_pools
+from mira_stream.ledger.settings import LedgerSettings
+from mira_stream.ledger.sqlite import SqliteLedger
 from mira_stream.pipeline.draft import Prompting
 from mira_stream.pipeline.rows import Answer, Fingerprints, RowMaker, Subject
+from mira_stream.replica.tokenizer import Tokenizer
 from mira_stream.replica.vllm import VllmReplica, open_session
 from mira_stream.sink.format import encode_segment
-from mira_stream.telemetry.meters import Meters
+from mira_stream.source.codec import Decoder
+from mira_stream.source.lines import LineFramer
+from tests.fakes.qwen import write_qwen
 
-_ROUNDS = 3
-_IN_FLIGHT = 64
-_GROUP = 64
-_CONFIG = """
-[source]
-uri = "{root}/lake"
-grow_settle_seconds = 0
-[sink]
-uri = "{root}/scores"
-[ledger]
-path = "{root}/ledger/ledger.sqlite3"
-[[pool]]
-group = "agent/A"
-sources = ["*"]
-replicas = ["http://localhost:8000"]
-"""
+STAGES = ("decompress", "frame", "decode", "render", "count", "build", "post", "parse", "ledger", "row")
+_BLOCK = 64
+"""Records that a stage does in one go, all of them in flight at once where they are sent."""
+_LINE_BYTES_MAX = 64 << 20
+_READ_BYTES = 1 << 20
+_ROLL_BYTES = 1 << 30
+_SEGMENT_LEVEL = 3
+_FINGERPRINTS = Fingerprints("0" * 32, "0" * 32)
 
 
 def measure() -> dict[str, object]:
-    """All stages, and their sum."""
-    lines = [line for line in records() if isinstance(decode(line, first=False), dict)]
-    replica = subprocess.Popen(
-        [sys.executable, "-m", "bench.macro.instant_replica"], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert replica.stdout is not None
-        url = replica.stdout.readline().strip()
-        with tempfile.TemporaryDirectory() as folder:
-            stages = asyncio.run(_stages(Path(folder), lines, url))
-    finally:
-        replica.terminate()
-        replica.wait()
-    figures: dict[str, object] = {f"{name}, µs": round(cost, 1) for name, cost in stages.items()}
-    figures["sum, µs"] = round(sum(stages.values()), 1)
-    return figures
+    """All stages over one copy of the records, µs per record."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_lake(root / "lake", records(), copies=1, objects=8)
+        tokenizer = write_qwen(root / "tokenizer")
+        with instant_replica() as url:
+            stages = stages_us(write_config(root, url, tokenizer=tokenizer), root / "lake", root)
+    return {**{name: round(cost, 1) for name, cost in stages.items()}, "sum": round(sum(stages.values()), 1)}
 
 
-async def _stages(root: Path, lines: list[bytes], url: str) -> dict[str, float]:
-    write_lake(root / "lake", lines, copies=1, objects=8)
-    config = parse_config(_CONFIG.format(root=root), "the bench")
-    prompting = plan_pools(config)[0].prompting
-    decoded = [record for line in lines if isinstance(record := decode(line, first=False), dict)]
-    texts = [one.text for record in decoded if isinstance(one := render(record), Rendered)]
-    bodies = [_body(prompting, text) for text in texts]
-    replies = await _ask(url, bodies)
-    parsed = [parse(reply.text, reply.finish_reason) for reply in replies]
-    rows = _rows(replies, parsed)
-
-    async def read() -> None:
-        await _read(config_source(config))
-
-    async def post() -> None:
-        await _ask(url, bodies)
-
-    async def store() -> None:
-        await _store(config, root, rows)
-
-    costs: dict[str, Callable[[], Awaitable[None]] | Callable[[], object]] = {
-        "decompress and frame": read,
-        "decode": lambda: _each(lambda line: decode(line, first=False), lines),
-        "render": lambda: _each(render, decoded),
-        "count (estimate)": lambda: _each(raw_tokens, texts),
-        "build": lambda: _each(lambda text: _body(prompting, text), texts),
-        "POST": post,
-        "parse": lambda: [parse(reply.text, reply.finish_reason) for reply in replies],
-        "row": lambda: _rows(replies, parsed),
-        "ledger, seal and publish": store,
-    }
-    return {name: await _best(work) / len(lines) * 1e6 for name, work in costs.items()}
+def stages_us(config: Path, lake: Path, folder: Path) -> dict[str, float]:
+    """µs of CPU (user + system) per record of each stage, as `config` asks; the ledger is written to `folder`."""
+    return uvloop.run(_Floor(config).measured(lake, folder))
 
 
-async def _best(work: Callable[[], object]) -> float:
-    best = float("inf")
-    for _ in range(_ROUNDS):
+class _Floor:
+    def __init__(self, config: Path) -> None:
+        (plan,) = plan_pools(load_config(config))
+        assert plan.tokenizer is not None, "the floor counts exactly"
+        self._prompting: Prompting = plan.prompting
+        self._url = plan.replicas[0]
+        self._tokenizer = Tokenizer(plan.tokenizer.file, library="gigatoken")
+        self._rows = RowMaker(shards=1, now=lambda: "2026-01-01T00:00:00.000000Z", keep_reply=False)
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
         began = time.process_time()
-        done = work()
-        if isinstance(done, Awaitable):
-            await done
-        best = min(best, time.process_time() - began)
-    return best
+        yield
+        self._seconds[stage] += time.process_time() - began
 
-
-def _each(work: Callable[[Any], object], items: Iterable[Any]) -> None:
-    """One after the other, nothing kept: a record's memory is that of the one before it, as in a stream."""
-    for item in items:
-        work(item)
-
-
-def _body(prompting: Prompting, text: str) -> bytes:
-    return prompting.encoder.encode_chat(*prompting.template.messages(text))
-
-
-def config_source(config: object) -> object:
-    meters = Meters()
-    return make_source(config, open_stores(config, meters).source, meters)  # type: ignore[arg-type]
-
-
-async def _read(source: object) -> None:
-    async for page in source.discover(known=lambda _: None):  # type: ignore[attr-defined]
-        for seen in page:
-            async for _ in source.read(seen.version, once=True):  # type: ignore[attr-defined]
-                pass
-    source.close()  # type: ignore[attr-defined]
-
-
-async def _ask(url: str, bodies: list[bytes]) -> list[Reply]:
-    replies: list[Reply] = []
-    waiting = iter(bodies)
-    async with open_session() as session:
-        replica = VllmReplica(url, session)
-
-        async def asker() -> None:
-            for body in waiting:
-                replies.append(await replica.ask(body, timeout_seconds=60))
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_IN_FLIGHT):
-                group.create_task(asker())
-    return replies
-
-
-def _rows(replies: list[Reply], parsed: list[ParsedReply]) -> list[Received]:
-    maker = RowMaker(shards=1, now=lambda: "2026-01-01T00:00:00.000Z", keep_reply=False)
-    version = ObjectVersion("file:///lake/a.jsonl", "e" * 32)
-    fingerprints = Fingerprints("r" * 32, "p" * 32)
-    return [
-        maker.answered(
-            Subject(key=RecordKey(version, ordinal), source="claude_cli", group="agent/A", shape="messages"),
-            Answer(
-                fingerprints=fingerprints, attempts=1, replica="http://gpu-1:8000", reply=reply, parsed=told
-            ),
-            None,
+    async def measured(self, lake: Path, folder: Path) -> dict[str, float]:
+        count = 0
+        shutil.rmtree(folder / "floor", ignore_errors=True)
+        ledger = SqliteLedger.open(
+            folder / "floor" / "ledger.sqlite3",
+            sink_uri="floor",
+            settings=LedgerSettings(path=""),
+            roll=RollLimits(1 << 30, _ROLL_BYTES),
+            on_overwrite="first",
+            clock=time.monotonic,
         )
-        for ordinal, (reply, told) in enumerate(zip(replies, parsed, strict=True))
-    ]
+        async with open_session() as session:
+            replica = VllmReplica(self._url, session)
+            await replica.models()
+            for file in sorted(lake.rglob("*.zst")):
+                version = ObjectVersion(file.as_uri(), "0" * 32)
+                lines = iter(self._lines(file))
+                while block := list(islice(lines, _BLOCK)):
+                    count += len(block)
+                    await self._block(version, block, replica, ledger)
+        await self._publish(ledger)
+        await ledger.close()
+        return {stage: self._seconds[stage] / count * 1e6 for stage in STAGES}
 
+    def _lines(self, file: Path) -> list[Line]:
+        data = file.read_bytes()
+        decoder, framer = Decoder(), LineFramer(_LINE_BYTES_MAX)
+        with self._timed("decompress"):
+            pieces = [
+                piece
+                for start in range(0, len(data), _READ_BYTES)
+                for piece in decoder.feed(data[start : start + _READ_BYTES])
+            ]
+            pieces += decoder.finish()
+        with self._timed("frame"):
+            lines = [line for piece in pieces for batch in framer.feed(piece) for line in batch]
+            return lines + framer.finish()
 
-async def _store(config: object, root: Path, rows: list[Received]) -> None:
-    """Received in groups, sealed, and written as one segment, as when nothing else is to be done."""
-    shutil.rmtree(root / "ledger", ignore_errors=True)
-    ledger = open_ledger(config, "file:///scores")  # type: ignore[arg-type]
-    for start in range(0, len(rows), _GROUP):
-        await ledger.receive(rows[start : start + _GROUP])
-    plan = await ledger.seal(rows[0].partition)
-    assert plan is not None
-    encode_segment(plan, level=3)
-    await ledger.advance(plan)
-    await ledger.close()
+    async def _block(
+        self, version: ObjectVersion, lines: list[Line], replica: VllmReplica, ledger: SqliteLedger
+    ) -> None:
+        texts = self._texts(lines)
+        with self._timed("count"):
+            for text in texts:
+                self._tokenizer.encode(text.encode())
+        template, encoder = self._prompting.template, self._prompting.encoder
+        with self._timed("build"):
+            bodies = [encoder.encode_chat(*template.messages(text)) for text in texts]
+        with self._timed("post"):
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(replica.ask(body, timeout_seconds=60)) for body in bodies]
+        replies = [task.result() for task in asked]
+        with self._timed("parse"):
+            parsed = [parse(reply.text, reply.finish_reason, self._prompting.slots) for reply in replies]
+        with self._timed("row"):
+            rows = [
+                self._row(RecordKey(version, line.ordinal), reply, said)
+                for line, reply, said in zip(lines, replies, parsed, strict=True)
+            ]
+        with self._timed("ledger"):
+            await ledger.receive(rows)
 
+    def _texts(self, lines: Sequence[Line]) -> list[str]:
+        with self._timed("decode"):
+            records = [decode(line.raw, first=line.ordinal == 0) for line in lines]
+        with self._timed("render"):
+            return [self._text(record) for record in records]
 
-if __name__ == "__main__":
-    assert MODEL
-    assert Reason.BLANK
-    print(json.dumps(measure(), indent=2))
+    def _text(self, record: dict[str, object] | Reason) -> str:
+        assert not isinstance(record, Reason), record
+        rendered = render(record)
+        assert isinstance(rendered, Rendered), rendered
+        return neutralise_rendered(rendered.text, rendered.turns, self._prompting.special)[0]
+
+    def _row(self, key: RecordKey, reply: Reply, parsed: ParsedReply) -> Received:
+        subject = Subject(key=key, source="claude_cli", group=self._prompting.group, shape="openai_messages")
+        answer = Answer(fingerprints=_FINGERPRINTS, attempts=1, replica=self._url, reply=reply, parsed=parsed)
+        return self._rows.answered(subject, answer, None)
+
+    async def _publish(self, ledger: SqliteLedger) -> None:
+        for partition in [backlog.partition for backlog in await ledger.backlogs()]:
+            with self._timed("ledger"):
+                plan = await ledger.seal(partition)
+            assert plan is not None
+            with self._timed("row"):
+                encode_segment(plan, level=_SEGMENT_LEVEL)
+            with self._timed("ledger"):
+                await ledger.advance(plan)

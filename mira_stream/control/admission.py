@@ -146,7 +146,7 @@ class PoolControl:
     def wants_look(self, replica: str) -> bool:
         """Whether a fresh look at it might let the next record go."""
         lane = self._lanes.get(replica)
-        return lane is not None and lane.wants_look
+        return lane is not None and lane.wants_look and lane.is_open(self._now)
 
     def failed(self, replica: str, fault: Fault, now: float, jitter: float) -> None:
         """A request there failed (its permit is settled separately)."""

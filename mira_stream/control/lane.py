@@ -83,7 +83,7 @@ class Lane:
         any one request fits: at least one goes out, however large."""
         if len(self.holdings) == 0:
             return (_UNBOUNDED, _UNBOUNDED)
-        if now < self.opens_at(now):
+        if now < self.opens_at(now) or self._is_full:
             return (-1, -1)
         return (self.room_tokens(now), self.batched_tokens_max - self.holdings.unprefilled_tokens)
 
@@ -110,7 +110,7 @@ class Lane:
             return LimitingFactor.PREFILL
         if now < self.opens_at(now):
             return LimitingFactor.PREFILL
-        if alone or self._holds_suspect or requests >= self._settings.requests_max:
+        if alone or self._is_full:
             return LimitingFactor.REQUESTS
         return None
 
@@ -179,6 +179,8 @@ class Lane:
         """A request there has ended; `usage` if it was answered."""
         was_alone = self.holdings.settle(permit, answered=usage is not None)
         self._settled_at.append(now)
+        while self._settled_at[0] < now - _FINISHED_SECONDS:
+            self._settled_at.popleft()
         if len(self.holdings) == 0:
             self.prefill.ends_at = min(self.prefill.ends_at, now)
         if was_alone:
@@ -272,6 +274,10 @@ class Lane:
     # Parts.
 
     @property
+    def _is_full(self) -> bool:
+        return self._holds_suspect or len(self.holdings) >= self._settings.requests_max
+
+    @property
     def _still_from(self) -> float:
         moved_at = self.looks.moved_at
         return self._still_since if moved_at is None else max(moved_at, self._still_since)
@@ -285,8 +291,6 @@ class Lane:
         return _DRAIN_SHARE * self.prefill.tokens_per_second
 
     def _finished_since(self, moment: float) -> int:
-        while self._settled_at and self._settled_at[0] < moment - _FINISHED_SECONDS:
-            self._settled_at.popleft()
         return sum(at >= moment for at in self._settled_at)
 
     def _count_cached(self, usage: Usage) -> None:

@@ -54,7 +54,7 @@ class Looks:
         if len(self._prefix) < 2:
             return None
         queries, hits = (last - first for first, last in zip(self._prefix[0], self._prefix[-1], strict=True))
-        return min(1.0, hits / queries) if queries > 0 else None
+        return min(1.0, max(0.0, hits / queries)) if queries > 0 else None
 
     def age_seconds(self, now: float) -> float | None:
         """Time since a look showed anything new; None before the first."""

@@ -141,7 +141,7 @@ class Holdings:
 
     def oldest(self, count: int) -> Iterable[Flight]:
         """The `count` that were sent first."""
-        return islice(self._flights.values(), max(0, count))
+        return islice(self._flights.values(), min(max(0, count), len(self._flights)))
 
     def _started(self, flight: Flight) -> None:
         if not self.first_come:

@@ -25,17 +25,21 @@ class FaultKind(StrEnum):
     CONFIGURATION = "configuration"
     SATURATION = "saturation"
     ABSENT = "absent"
+    DROPPED = "dropped"
     CRASH = "crash"
     TIMEOUT = "timeout"
     PROTOCOL = "protocol"
 
 
-REPLICA_FAULTS = frozenset({FaultKind.ABSENT, FaultKind.CRASH, FaultKind.TIMEOUT, FaultKind.PROTOCOL})
+REPLICA_FAULTS = frozenset(
+    {FaultKind.ABSENT, FaultKind.DROPPED, FaultKind.CRASH, FaultKind.TIMEOUT, FaultKind.PROTOCOL}
+)
 """Those that a breaker counts."""
 
 _KINDS = {
     TransientKind.REFUSED: FaultKind.ABSENT,
     TransientKind.SHUTDOWN: FaultKind.ABSENT,
+    TransientKind.DROPPED: FaultKind.DROPPED,
     TransientKind.RESET: FaultKind.CRASH,
     TransientKind.SERVER: FaultKind.CRASH,
     TransientKind.TIMEOUT: FaultKind.TIMEOUT,
@@ -81,12 +85,22 @@ def _refused(error: Permanent, *, others_answered: bool, over_length: bool) -> F
 
 
 class History(msgspec.Struct, frozen=True):
-    """What has happened to one record: failures, and crashes that point at it, being the only request there."""
+    """What has happened to one record: failures, and crashes that point at it, being the only request there.
+
+    A connection that was closed as it was sent says nothing once (`drops`); the second time it is a crash: a record
+    that takes a server down at once looks the same.
+    """
 
     failures: int = 0
     crashes: int = 0
     crashes_alone: int = 0
     avoid: frozenset[str] = frozenset()
+    drops: int = 0
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may be what the replicas crashed over: it is sent only where nothing else is in flight."""
+        return self.crashes >= _ALONE_AFTER_CRASHES
 
 
 class Resend(msgspec.Struct, frozen=True):
@@ -120,6 +134,8 @@ def next_step(history: History, fault: Fault, *, replica: str, was_alone: bool, 
     (`PoolControl.blames`). A replica's fault never ends a record, but for poison: two crashes of that sort.
     """
     match fault.kind:
+        case FaultKind.DROPPED if history.drops > 0:
+            fault = msgspec.structs.replace(fault, kind=FaultKind.CRASH)
         case FaultKind.LENGTH:
             return GiveUp(Reason.OVER_LENGTH)
         case FaultKind.RECORD:
@@ -138,6 +154,7 @@ def _after(history: History, fault: Fault, replica: str, *, was_alone: bool) -> 
     full = fault.kind is FaultKind.SATURATION
     return History(
         failures=history.failures + 1,
+        drops=history.drops + (fault.kind is FaultKind.DROPPED),
         crashes=history.crashes + crashed,
         crashes_alone=history.crashes_alone + (crashed and was_alone),
         avoid=history.avoid if full else history.avoid | {replica},
@@ -148,8 +165,8 @@ def _resend(history: History, kind: FaultKind, jitter: float) -> Resend:
     assert 0.0 <= jitter < 1.0
     pause = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2 ** min(history.failures - 1, _DOUBLINGS_MAX))
     pause *= 0.5 + jitter / 2
-    alone = history.crashes >= _ALONE_AFTER_CRASHES
-    if kind in (FaultKind.SATURATION, FaultKind.ABSENT):
+    alone = history.is_suspect
+    if kind in (FaultKind.SATURATION, FaultKind.ABSENT, FaultKind.DROPPED):
         # No work was lost, and another replica may have a place: at once the first time.
         return Resend(history, 0.0 if history.failures == 1 else pause, alone=alone, spends_budget=False)
     return Resend(history, pause, alone=alone)

@@ -25,6 +25,7 @@ class TransientKind(StrEnum):
 
     REFUSED = "refused"  # nobody listens: blames nobody
     SHUTDOWN = "shutdown"  # the server announced that it is going away: blames nobody
+    DROPPED = "dropped"  # the connection was closed as the request was sent: most often it was an idle one
     RESET = "reset"  # the connection died under a request
     TIMEOUT = "timeout"  # no answer within the time the work should have taken
     SERVER = "server"  # 5xx

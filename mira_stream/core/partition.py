@@ -1,5 +1,6 @@
 """Partitions: one chain of output each, named so that no source name can leave the sink's folder."""
 
+from functools import lru_cache
 from hashlib import blake2b
 
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
@@ -7,6 +8,7 @@ _NAME_BYTES_MAX = 200
 _NAME_BYTES_KEPT = 160
 
 
+@lru_cache(maxsize=1024)
 def encode_name(name: str) -> str:
     """`name` as one path component: bytes outside `[A-Za-z0-9_.-]` as `%XX`, never `.`, `..` or empty."""
     if name in ("", ".", ".."):

@@ -45,6 +45,14 @@ def with_expected(reply: Reply, prompt_tokens: int) -> Reply:
     return msgspec.structs.replace(reply, usage=usage)
 
 
+def believable(usage: Usage, max_tokens: int) -> Usage:
+    """`usage`, with no longer a reply than was asked for: one server that counts wrong must not make a pool expect
+    replies that fit nowhere."""
+    if usage.completion_tokens <= max_tokens:
+        return usage
+    return msgspec.structs.replace(usage, completion_tokens=max_tokens)
+
+
 class ServedModel(msgspec.Struct, frozen=True):
     """One entry of `/v1/models`."""
 

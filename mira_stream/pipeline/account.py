@@ -26,8 +26,7 @@ class Account:
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
         self._stages = dict.fromkeys(Stage, 0)
-        for stage in Stage:
-            meters.set(metrics.RECORDS_IN_PIPELINE, 0, (stage.value,))
+        meters.refresh_with(self._refresh)
 
     @property
     def read(self) -> int:
@@ -77,4 +76,7 @@ class Account:
         count = self._stages[stage] + records
         assert count >= 0, f"{stage} would hold {count} records"
         self._stages[stage] = count
-        self._meters.set(metrics.RECORDS_IN_PIPELINE, count, (stage.value,))
+
+    def _refresh(self) -> None:
+        for stage, count in self._stages.items():
+            self._meters.set(metrics.RECORDS_IN_PIPELINE, count, (stage.value,))

@@ -11,6 +11,43 @@ class Closed(Exception):
     """Nothing will come any more, or may be put any more."""
 
 
+class _Queue:
+    """Who waits, in order; a lock around it would cost more than all the rest."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> None:
+        """Until woken. Who is cancelled after that passes it on."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if not future.cancelled():
+                self.wake()
+            elif future in self._waiting:
+                self._waiting.remove(future)
+            raise
+
+    def wake(self) -> None:
+        """Wake the one that has waited longest."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+
+    def wake_all(self) -> None:
+        """Wake all."""
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
+
+
 class Channel(Generic[T]):
     """First in, first out, on one event loop.
 
@@ -26,9 +63,8 @@ class Channel(Generic[T]):
         self._items: deque[tuple[T, int]] = deque()
         self._bytes = 0
         self._closed = False
-        lock = asyncio.Lock()
-        self._filled = asyncio.Condition(lock)
-        self._drained = asyncio.Condition(lock)
+        self._takers = _Queue()
+        self._putters = _Queue()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -40,14 +76,13 @@ class Channel(Generic[T]):
 
     async def put(self, item: T, size: int) -> None:
         """Wait for room, then put; raises Closed."""
-        async with self._drained:
-            while not (self._closed or self._has_room(size)):
-                await self._drained.wait()
-            if self._closed:
-                raise Closed
-            self._items.append((item, size))
-            self._bytes += size
-            self._filled.notify()
+        while not (self._closed or self._has_room(size)):
+            await self._putters.wait()
+        if self._closed:
+            raise Closed
+        self._items.append((item, size))
+        self._bytes += size
+        self._takers.wake()
 
     async def get(self) -> T:
         """Wait for an item; raises Closed once the channel is closed and empty."""
@@ -55,27 +90,25 @@ class Channel(Generic[T]):
 
     async def take(self, items_max: int) -> list[T]:
         """Wait for at least one item, then take what is there, up to `items_max`; raises Closed like `get`."""
-        async with self._filled:
-            while not (self._closed or self._items):
-                await self._filled.wait()
-            if not self._items:
-                raise Closed
-            taken: list[T] = []
-            while self._items and len(taken) < items_max:
-                item, size = self._items.popleft()
-                self._bytes -= size
-                taken.append(item)
-            self._drained.notify_all()
-            if self._items:
-                self._filled.notify()
-            return taken
+        while not (self._closed or self._items):
+            await self._takers.wait()
+        if not self._items:
+            raise Closed
+        taken: list[T] = []
+        while self._items and len(taken) < items_max:
+            item, size = self._items.popleft()
+            self._bytes -= size
+            taken.append(item)
+        self._putters.wake_all()
+        if self._items:
+            self._takers.wake()
+        return taken
 
     async def close(self) -> None:
         """Refuse further items; what is inside can still be taken. Idempotent."""
-        async with self._filled:
-            self._closed = True
-            self._filled.notify_all()
-            self._drained.notify_all()
+        self._closed = True
+        self._takers.wake_all()
+        self._putters.wake_all()
 
     def _has_room(self, size: int) -> bool:
         if not self._items:

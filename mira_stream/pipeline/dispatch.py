@@ -16,7 +16,7 @@ from mira_stream.control.window import Candidate
 from mira_stream.core.errors import Permanent, Saturated, Transient
 from mira_stream.core.outcome import LimitingFactor, Reason
 from mira_stream.core.reply import ParsedReply, parse
-from mira_stream.core.usage import Reply, with_expected
+from mira_stream.core.usage import Reply, believable, with_expected
 from mira_stream.pipeline.account import Stage
 from mira_stream.pipeline.channel import Closed
 from mira_stream.pipeline.draft import Prepared
@@ -210,7 +210,7 @@ class Dispatcher:
         """One request from sending to what comes of it."""
         try:
             key = request.prepared.subject.key
-            if self._shop.committer.under_way.adopted(key):
+            if not request.ended and self._shop.committer.under_way.adopted(key):
                 self.control.settle(admitted.permit, None, self._shop.clock())
                 await self._finish(request, admitted, reason=None)
                 return
@@ -224,16 +224,16 @@ class Dispatcher:
     async def _ask(self, request: PoolRequest, admitted: Admitted) -> None:
         permit, replica = admitted.permit, self.replicas[admitted.permit.replica]
         request.attempts += 1
-        usage = None
+        usage, max_tokens = None, self.pool.prompting.max_tokens
         try:
             async with request.attempt(given_up=self._cancelled):
                 try:
-                    timeout = self.control.timeout_seconds(permit, self.pool.prompting.max_tokens)
+                    timeout = self.control.timeout_seconds(permit, max_tokens)
                     asked = replica.ask(
                         request.body, timeout_seconds=timeout, on_started=lambda: self._started(permit)
                     )
                     reply = with_expected(await asked, permit.prompt_tokens)
-                    usage = reply.usage
+                    usage = believable(reply.usage, max_tokens)
                     if reply.load is not None:
                         self.control.reported(permit.replica, reply.load, self._shop.clock())
                 finally:

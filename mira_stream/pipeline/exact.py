@@ -84,36 +84,40 @@ class ExactCounts:
         """The request, or why there is none; what is too long is cut until it just fits. Raises Transient."""
         assert isinstance(draft.result, Text)
         text, limit = draft.result, self._prompting.prompt_tokens_max
-        prompt = await self._measured(text.text)
+        system, user = self._prompting.template.messages(text.text)
+        prompt = await self._measured(user)
         if excess(prompt.tokens, limit):
             cut = await self._cut(text, prompt.tokens) if self._prompting.truncate else None
             if cut is None:
                 return Reason.OVER_LENGTH
             shorter, prompt = cut
+            _, user = self._prompting.template.messages(shorter.text)
             text = Text(text=shorter.text, turns=(0,), estimate=None)
             tokens = draft.subject.truncated_tokens + shorter.cut_tokens
             subject = msgspec.structs.replace(draft.subject, truncated_tokens=tokens)
             draft = Draft(subject=subject, result=text)
         return Prepared(
             subject=draft.subject,
-            body=self._body(text.text, prompt),
+            body=self._body(system, user, prompt),
             prompt_tokens=prompt.tokens,
             raw_tokens=0,
         )
 
     async def body_of(self, record_text: str) -> bytes:
         """The request for a record that is known to be short and harmless. Raises Transient."""
-        return self._body(record_text, await self._measured(record_text))
+        system, user = self._prompting.template.messages(record_text)
+        return self._body(system, user, await self._measured(user))
 
-    def _body(self, text: str, prompt: PromptIds) -> bytes:
+    def _body(self, system: str, user: str, prompt: PromptIds) -> bytes:
         encoder = self._prompting.encoder
-        if self.as_ids:
-            return encoder.encode_ids(prompt)
-        return encoder.encode_chat(*self._prompting.template.messages(text))
+        return encoder.encode_ids(prompt) if self.as_ids else encoder.encode_chat(system, user)
 
-    async def _measured(self, text: str) -> PromptIds:
-        """The prompt with that record: its tokens, and its ids if they are sent."""
-        _, user = self._prompting.template.messages(text)
+    async def _measured_text(self, text: str) -> PromptIds:
+        """The prompt with that record."""
+        return await self._measured(self._prompting.template.messages(text)[1])
+
+    async def _measured(self, user: str) -> PromptIds:
+        """The prompt with that user message: its tokens, and its ids if they are sent."""
         if self.as_ids:
             return await self._counter.encode(user)
         return PromptIds(await self._counter.count(user), b"")
@@ -124,7 +128,7 @@ class ExactCounts:
         What stays is chosen by raw tokens, and counted; the next choice is corrected by what was found.
         """
         if self._shared is None:
-            self._shared = (await self._measured("")).tokens
+            self._shared = (await self._measured_text("")).tokens
         room = self._prompting.prompt_tokens_max - self._shared
         tokens = counted - self._shared
         if room <= 0:
@@ -139,7 +143,7 @@ class ExactCounts:
             cut = await self._beside(cut_now)
             if not cut.text:
                 break
-            prompt = await self._measured(cut.text)
+            prompt = await self._measured_text(cut.text)
             found = prompt.tokens - self._shared
             if found <= room:
                 if best is None or prompt.tokens > best[1].tokens:

@@ -77,8 +77,11 @@ class PoolRequest:
 
     @property
     def only_flight(self) -> tuple[str, float] | None:
-        """Replica and time of the only attempt in flight; None if there is none, or two, or an outcome."""
-        if self.ended or len(self.flying) != 1:
+        """Replica and time of the only attempt in flight; None if there is none, or two, or an outcome.
+
+        None too for a suspect: what a replica may have crashed over is not taken to a second one meanwhile.
+        """
+        if self.ended or self.history.is_suspect or len(self.flying) != 1:
             return None
         return next(iter(self.flying.items()))
 

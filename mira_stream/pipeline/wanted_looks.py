@@ -33,6 +33,7 @@ class WantedLooks:
         """Wait until a look at the replica is wanted, at most so long."""
         if (wanted := self._events.get(replica)) is not None:
             await set_within(wanted, seconds)
+            wanted.clear()  # it is asked for anew, where it is still wanted after the look
 
 
 async def set_within(event: asyncio.Event, seconds: float | None) -> None:

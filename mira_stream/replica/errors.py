@@ -64,9 +64,12 @@ def answered(
 
 
 def disconnected(
-    name: str, error: aiohttp.ClientError | OSError, *, timeout_seconds: float
+    name: str, error: aiohttp.ClientError | OSError, *, timeout_seconds: float, dropped: bool = False
 ) -> MiraStreamError:
-    """The error that a failed connection stands for. Nobody is blamed for a connection that was never made."""
+    """The error that a failed connection stands for. Nobody is blamed for a connection that was never made.
+
+    `dropped`: it failed before any answer and so soon after the request was sent that no work can have been lost.
+    """
     match error:
         case aiohttp.ConnectionTimeoutError():
             return Transient(TransientKind.REFUSED, f"{name} did not accept a connection in time; is it up?")
@@ -82,6 +85,8 @@ def disconnected(
             return Transient(TransientKind.REFUSED, f"{name} cannot be reached: {why}; is it up?")
         case aiohttp.ClientResponseError():
             return Transient(TransientKind.PROTOCOL, f"{name} does not answer in HTTP; check the address")
+        case _ if dropped:
+            return Transient(TransientKind.DROPPED, f"{name} closed the connection as the request was sent")
         case _:
             return Transient(
                 TransientKind.RESET, f"{name} closed the connection before its answer was complete"

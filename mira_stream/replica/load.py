@@ -5,7 +5,6 @@ millisecond; a general parser, which makes an object of every line, takes fifty 
 the loop on each scrape.
 """
 
-import math
 import re
 from collections.abc import Iterator
 
@@ -45,6 +44,9 @@ _START = ("process_start_time_seconds",)
 _CACHE_CONFIG = ("vllm:cache_config_info",)
 
 
+_VALUE_MAX = 1e15
+"""No counter gets there in a hundred years; sums of what is below stay numbers that can be calculated with."""
+
 REPORT_WANTED = {"endpoint-load-metrics-format": "JSON"}
 """Asks for a load report on the answer (ORCA)."""
 REPORT_HEADER = "endpoint-load-metrics"
@@ -75,13 +77,14 @@ def parse_load(page: str) -> Load | None:
     """The load that a `/metrics` page shows; None if it does not say how many requests run and wait.
 
     Counts and counters are summed over `engine` labels (data-parallel ranks); usage is their mean, with the maximum
-    beside it. A value that is not a finite number of at least 0 counts as absent.
+    beside it. A value that is not a number from 0 up to what a counter can reach counts as absent, as does a usage
+    above 1: it cannot be a share.
     """
     page = "\n" + page
     running, waiting = _values(page, _RUNNING), _values(page, _WAITING)
     if not running or not waiting:
         return None
-    usage = _values(page, _KV_USAGE)
+    usage = [value for value in _values(page, _KV_USAGE) if value <= 1]
     start = _values(page, _START)
     return Load(
         running=round(sum(running)),
@@ -134,7 +137,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and value >= 0 else None
+    return value if 0 <= value <= _VALUE_MAX else None
 
 
 def _cache_total(page: str, wanted: re.Pattern[str]) -> int | None:

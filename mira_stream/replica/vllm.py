@@ -106,6 +106,8 @@ _RAW_BODY_BYTES_MAX = 1 << 20
 # A streamed token of four bytes comes in a chunk of some hundred.
 _STREAM_OVERHEAD = 200
 _IDLE_SLACK = 1.125
+# A server that closes an idle connection, or all when it ends, may do so while a request is on its way to it.
+_DROPPED_WITHIN_SECONDS = 1.0
 # What ends a streamed answer after its last event comes at once, or the connection is not worth the wait.
 _END_SECONDS = 1.0
 
@@ -146,8 +148,12 @@ class VllmReplica:
         self._session = session
         self._mode = mode
         self._watch = watch
-        self._path = "v1/completions" if mode == "tokens" else "v1/chat/completions"
+        self._ask_url = self._url / ("v1/completions" if mode == "tokens" else "v1/chat/completions")
         self._settings = settings or ReplicaSettings()
+        # The time of a whole exchange is the caller's to limit.
+        self._ask_timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._settings.connect_timeout_seconds
+        )
         self._headers = _authorization(url, api_key)
         self._ask_headers = self._headers | (REPORT_WANTED if self._settings.load_reports else {})
         self._secrets = tuple(secret for secret in (api_key, url.password) if secret)
@@ -165,8 +171,10 @@ class VllmReplica:
     ) -> Reply:
         """POST one completion, streamed or not as the body says; the latency is that of the whole exchange."""
         started = asyncio.get_running_loop().time()
+        answering = False
         try:
             async with asyncio.timeout(timeout_seconds) as patience, self._post(body) as response:
+                answering = True
                 if response.status != 200:
                     said = await _start_of_body(response)
                     raise answered(self.name, response.status, response.headers, said, self._secrets)
@@ -176,7 +184,9 @@ class VllmReplica:
                 report = parse_report(response.headers.get(REPORT_HEADER))
                 answer = await self._whole_body(response)
         except (aiohttp.ClientError, OSError) as error:
-            raise disconnected(self.name, error, timeout_seconds=timeout_seconds) from error
+            passed = asyncio.get_running_loop().time() - started
+            dropped = not answering and passed < _DROPPED_WITHIN_SECONDS
+            raise disconnected(self.name, error, timeout_seconds=timeout_seconds, dropped=dropped) from error
         latency = asyncio.get_running_loop().time() - started
         try:
             completion = _completion.decode(answer)
@@ -234,10 +244,12 @@ class VllmReplica:
 
     def _post(self, body: bytes) -> aiohttp.client._RequestContextManager:
         data = io.BytesIO(body) if len(body) > _RAW_BODY_BYTES_MAX else body
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_seconds)
-        url = self._url / self._path
         return self._session.post(
-            url, data=data, headers=self._ask_headers, timeout=timeout, allow_redirects=False
+            self._ask_url,
+            data=data,
+            headers=self._ask_headers,
+            timeout=self._ask_timeout,
+            allow_redirects=False,
         )
 
     async def _stream(

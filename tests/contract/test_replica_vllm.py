@@ -555,7 +555,12 @@ def test_a_long_error_body_does_not_hide_its_status() -> None:
 
 
 async def slam(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Close without a word."""
+    """Close without a word, as soon as the request is there."""
+
+
+async def give_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Close without a word, after work has begun."""
+    await asyncio.sleep(1.1)
 
 
 async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -577,12 +582,20 @@ async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.transport.abort()
 
 
-@pytest.mark.parametrize("connection", [slam, half, half_chunk, reset])
+@pytest.mark.parametrize("connection", [give_up, half, half_chunk, reset])
 def test_a_connection_that_dies_is_a_reset(connection: Connection) -> None:
     """A server that goes away under a request, before or inside its answer, is a reset."""
     ended = ask_raw(connection)
     assert isinstance(ended, Transient)
     assert ended.kind == TransientKind.RESET
+    assert is_for_people(str(ended))
+
+
+def test_a_connection_that_is_closed_as_the_request_is_sent_is_told_apart() -> None:
+    """So does a server with an idle connection, and one that ends: no work is lost."""
+    ended = ask_raw(slam)
+    assert isinstance(ended, Transient)
+    assert ended.kind == TransientKind.DROPPED
     assert is_for_people(str(ended))
 
 

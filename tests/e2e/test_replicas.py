@@ -113,7 +113,7 @@ def test_every_kind_of_trouble_is_survived(lab: Lab) -> None:
     assert ends(rows) == {"scored": RECORDS}
     assert {request["fault"] for request in requests} - {None} == set(one + two)
     kinds = {event["fault"] for event in events(run.stderr) if event["event"] == "request failed"}
-    assert kinds == {"crash", "timeout", "protocol", "saturation"}
+    assert kinds == {"crash", "dropped", "timeout", "protocol", "saturation"}
     assert max(row["attempts"] for row in rows) > 1
 
 

@@ -14,6 +14,7 @@ ENVIRONMENT_READERS = {
 WAITING_TESTS = {
     "unit/daemon/test_shutdown.py": "a timer that was left behind would fire",
     "contract/test_replica_streaming.py": "the server paces its stream, which is what is tested",
+    "contract/test_replica_vllm.py": "a server that closes late is told from one that closes at once",
 }
 UNBOUNDED = {
     f"asyncio.{name}"

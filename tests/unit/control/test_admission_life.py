@@ -169,3 +169,17 @@ def test_a_prefix_cache_that_hits_is_let_be() -> None:
     answer_many(unknown, usage=Usage(20_000, 100))
     answer_many(small, usage=Usage(20_000, 100, cached_tokens=0))
     assert [one.warm_up_due("a") for one in (hits, unknown, small)] == [False, False, False]
+
+
+def test_no_look_is_wanted_at_a_replica_that_may_not_be_sent_anything() -> None:
+    """It would be looked at for ever where its metrics fail: only a look ends the wish."""
+    control = PoolControl(["a"], AdmissionSettings(kv_tokens=1_000_000, prefill_tokens_per_second=1e6))
+    for ticket in range(4):
+        control.offer(Candidate(ticket=ticket, prompt_tokens=40_000))
+    now = 1.0
+    while isinstance(control.decide(now), Admitted):
+        now += 1.0
+    assert control.wants_look("a")
+    control.shut_out("a", now, 0.0)
+    control.decide(now)
+    assert not control.wants_look("a")

@@ -333,3 +333,34 @@ def test_an_answer_that_says_nothing_waits_corrects_the_prediction() -> None:
     reserve(lane, 2, 20_000, 0.5)
     lane.idle(0.51)
     assert lane.prefill.tokens(0.51) == pytest.approx(20_000, rel=0.05)
+
+
+def test_what_ended_is_forgotten_even_where_no_look_ever_comes() -> None:
+    """A replica without metrics answers for months; only the last half minute is of interest."""
+    lane = Lane("a", SETTINGS)
+    for number in range(1, 1001):
+        permit = Permit(number, number, "a", 100, 200, float(number))
+        lane.reserve(permit, alone=False)
+        lane.settle(permit, ANSWER, float(number))
+    assert len(lane._settled_at) < 40
+
+
+def test_a_full_lane_is_left_out_by_the_quick_look_too() -> None:
+    """Else every record of a long window would be tried there one by one."""
+    seat = Seat()
+    for ticket in range(SETTINGS.requests_max - 1):
+        seat.send(ticket, 10, tokens=10)
+    assert seat.lane.room(NOW) > (0, 0)
+    seat.send(SETTINGS.requests_max, 10, tokens=10)
+    assert seat.lane.room(NOW) == (-1, -1)
+
+
+def test_more_running_than_can_be_counted_does_no_harm() -> None:
+    """A page that says so is nonsense, and no reason to end."""
+    seat = Seat()
+    lane = seat.lane
+    seat.send(1)
+    for number in range(1, 5):
+        look = Load(1 << 70, 0, 0.5, generation_tokens=float(number))
+        lane.observe(look, float(number), float(number), output_tokens=100)
+    assert lane.limit_tokens(5.0) == SETTINGS.kv_tokens // 2

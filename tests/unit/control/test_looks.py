@@ -70,3 +70,11 @@ def test_prefix_hits_are_those_of_late() -> None:
     assert looks.prefix_hit_ratio == pytest.approx(0.1)
     looks.forget_prefix()
     assert looks.prefix_hit_ratio is None
+
+
+def test_hits_that_fall_are_no_negative_share() -> None:
+    """Counters of another process behind the same address: nothing is taken to be larger than it is."""
+    looks = Looks()
+    take(looks, load(1.0, prefix_cache_queries=100.0, prefix_cache_hits=90.0), 1.0)
+    take(looks, load(2.0, prefix_cache_queries=101.0, prefix_cache_hits=0.0), 2.0)
+    assert looks.prefix_hit_ratio == 0.0

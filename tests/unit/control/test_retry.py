@@ -84,6 +84,7 @@ def test_a_refusal_is_judged_by_what_shows_the_settings_are_right(
     [
         (TransientKind.REFUSED, FaultKind.ABSENT),
         (TransientKind.SHUTDOWN, FaultKind.ABSENT),
+        (TransientKind.DROPPED, FaultKind.DROPPED),
         (TransientKind.RESET, FaultKind.CRASH),
         (TransientKind.SERVER, FaultKind.CRASH),
         (TransientKind.TIMEOUT, FaultKind.TIMEOUT),
@@ -142,6 +143,15 @@ def test_an_absent_replica_costs_nothing() -> None:
     first = resend(FaultKind.ABSENT)
     assert first == Resend(History(1, 0, 0, frozenset("a")), 0.0, spends_budget=False)
     assert resend(FaultKind.ABSENT, first.history).after_seconds == 0.5
+
+
+def test_a_connection_closed_as_the_record_was_sent_says_nothing_once() -> None:
+    """Servers close idle connections, and all when they end. A record that takes servers down at once still ends."""
+    first = resend(FaultKind.DROPPED, alone=True)
+    assert first == Resend(History(1, 0, 0, frozenset("a"), drops=1), 0.0, spends_budget=False)
+    second = resend(FaultKind.DROPPED, first.history, replica="b", alone=True)
+    assert second == Resend(History(2, 1, 1, frozenset("ab"), drops=1), 0.5)
+    assert step(FaultKind.DROPPED, second.history, alone=True) == GiveUp(Reason.POISON)
 
 
 def test_a_full_replica_is_not_avoided() -> None:

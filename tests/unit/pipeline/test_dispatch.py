@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from msgspec.structs import replace
 
 from mira_stream.control.settings import AdmissionSettings
+from mira_stream.control.window import Candidate
 from mira_stream.core.errors import MiraStreamError, Permanent, Saturated, Transient, TransientKind
 from mira_stream.core.outcome import LimitingFactor, Outcome
 from mira_stream.core.record import RecordKey
@@ -361,6 +363,22 @@ def test_a_record_that_a_rival_published_is_not_asked_about(tmp_path: Path) -> N
     rows = _play(tmp_path, story, one, admission=AdmissionSettings(requests_max=1))
     assert [row["ordinal"] for row in rows] == [0]
     assert len(one.asks) == 1
+
+
+def test_a_reply_longer_than_was_asked_for_is_not_believed(tmp_path: Path) -> None:
+    """Else the mean reply would fit nowhere, and records went one at a time for hundreds of answers."""
+    text = reply()
+    one = ScriptedReplica(script=[replace(text, usage=replace(text.usage, completion_tokens=1 << 40))])
+    before: list[int] = []
+
+    async def story(pool: Pool) -> None:
+        before.append(pool.control.need_tokens(Candidate(ticket=9, prompt_tokens=0)))
+        await pool.offer(0)
+        await pool.lab.account.until(lambda: pool.lab.account.at(Stage.RECEIVED) == 1)
+        before.append(pool.control.need_tokens(Candidate(ticket=9, prompt_tokens=0)))
+
+    assert _ends(_play(tmp_path, story, one)) == Counter(scored=1)
+    assert before[0] <= before[1] < before[0] + 100
 
 
 # The two phases of an end.

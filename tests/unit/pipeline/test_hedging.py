@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+from mira_stream.control.retry import History
 from mira_stream.control.settings import AdmissionSettings
 from mira_stream.core.errors import Transient, TransientKind
 from mira_stream.core.outcome import Outcome
+from mira_stream.pipeline.request import PoolRequest
 from mira_stream.telemetry import registry as metrics
 from tests.fakes.lab import laboratory
-from tests.fakes.pool import GROUP, Pool, dispatching
+from tests.fakes.ledgers import rival_rows
+from tests.fakes.pool import GROUP, OBJECT, Pool, dispatching
 from tests.fakes.scripted_replica import GOOD, Held, ScriptedReplica
 
 RESET = Transient(TransientKind.RESET, "connection reset")
@@ -151,3 +154,33 @@ def test_two_attempts_that_fail_are_one_retry(tmp_path: Path) -> None:
 
     _play(tmp_path, story, one, two)
     assert _asks(one, two) == WARM + 3
+
+
+def test_a_suspect_is_not_taken_to_a_second_replica(tmp_path: Path) -> None:
+    """It was there when replicas crashed: where it hangs now, it is alone; elsewhere it would join others."""
+
+    async def run() -> None:
+        async with laboratory(tmp_path) as lab:
+            request = PoolRequest(Pool(lab, ScriptedReplica()).prepared(0))
+            request.flying["http://one"] = 1000.0
+            request.history = History(crashes=1)
+            assert request.only_flight == ("http://one", 1000.0)
+            request.history = History(crashes=2)
+            assert request.only_flight is None
+
+    asyncio.run(run())
+
+
+def test_an_attempt_that_starts_when_all_is_over_ends_nothing_again(tmp_path: Path) -> None:
+    """Not even where a rival has published the record meanwhile, which is an outcome without asking."""
+    held = Held()
+    one, two = _replicas(held)
+
+    async def story(pool: Pool) -> None:
+        await held.asked.wait()
+        pool.lab.committer.under_way.adopt(rival_rows(OBJECT, WARM))
+        pool.advance(11)
+        held.released.set()
+        await _until(lambda: one.in_flight + two.in_flight == 0)
+
+    _play(tmp_path, story, one, two)

@@ -118,13 +118,20 @@ def test_label_values_may_hold_anything() -> None:
     assert (load.running, load.waiting, load.engines) == (5, 1, 1)
 
 
-@pytest.mark.parametrize("value", ["NaN", "+Inf", "-1.0", "many", "1e999", ""])
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-1.0", "many", "1e999", "1e300", "1e19", ""])
 def test_values_that_are_no_amounts_count_as_absent(value: str) -> None:
-    """NaN, infinity, negative numbers and words are not load."""
+    """NaN, infinity, negative numbers, words and what no counter reaches are not load."""
     load = parse_load(NOW.replace("} 0.25", f"}} {value}").replace("} 17.5", f"}} {value}"))
     assert load is not None
     assert (load.kv_usage, load.kv_usage_max, load.prefill_seconds) == (None, None, None)
     assert load.running == 12
+
+
+def test_a_usage_above_one_is_no_share() -> None:
+    """Taken for one, it would teach that next to nothing fits."""
+    load = parse_load(NOW.replace("} 0.25", "} 55.0"))
+    assert load is not None
+    assert (load.kv_usage, load.kv_usage_max) == (None, None)
 
 
 def test_blocks_that_are_not_known_yet_are_none() -> None:

@@ -1,0 +1,1 @@
+"""Clients of others, run on the same records against the same replica."""
