@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test bench docs lint format constraints clean
+.PHONY: help setup demo test test-system node soak bench docs lint format constraints clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,7 +23,22 @@ demo: setup ## Score a small live lake on two simulated replicas and audit the r
 	@$(BIN)/mira-stream demo
 
 test: setup lint ## Run all tests that need pip alone
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --ignore tests/system
+
+build/node/.ready: tests/system/package.json
+	@mkdir -p $(@D)
+	@cp $< $(@D)/
+	@npm install --prefix $(@D) --no-package-lock --no-audit --no-fund --loglevel=error
+	@touch $@
+
+node: build/node/.ready ## Install the stores that tests/system runs on Node, below build/node
+
+# Mounts are made in a namespace that ends with the tests.
+test-system: setup node ## Run the tests that need ops/system-packages.txt
+	@unshare $(if $(filter-out 0,$(shell id -u)),--map-root-user) --mount $(BIN)/python -m pytest tests/system
+
+soak: setup ## Score a million records of 100,000 objects in one life (a quarter of an hour)
+	@$(BIN)/python -m bench soak
 
 lint: setup ## Layers, style, types
 	@$(BIN)/lint-imports --no-cache

@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.macro import end_to_end, loop_stall, memory, sick_fleet
+from bench.macro import end_to_end, loop_stall, memory, million_objects, old_ledger, sick_fleet, soak
 from bench.macro.admission import goodput, learning
 from bench.micro import counting, floor, streaming
 from bench.peers import compare
@@ -28,14 +28,19 @@ BENCHMARKS = {
     "admission_budget": learning.budget,
     "admission_disturbed": learning.disturbed,
     "sick_fleet": sick_fleet.measure,
+    "million_objects": million_objects.measure,
+    "old_ledger": old_ledger.measure,
+    "soak": soak.measure,
 }
+LONG = {"soak"}
+"""Run only where they are named."""
 
 
 def main(names: list[str]) -> None:
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
         sys.exit(f"no benchmark {unknown[0]}; there are {', '.join(BENCHMARKS)}")
-    chosen = names or list(BENCHMARKS)
+    chosen = names or [name for name in BENCHMARKS if name not in LONG]
     about = {
         "command": " ".join(["python -m bench", *names]),
         "commit": _commit(),

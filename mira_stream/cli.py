@@ -366,7 +366,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Predict what a corpus takes: tokens, lengths, GPU-hours by layout, context and batch limit, from a sample."""
-    from mira_stream.cli_plan import PlanRequest, print_plan, run_plan
+    from mira_stream.cli_plan import PlanRequest, look, make_plan, print_plan
 
     request = PlanRequest(
         config=config,
@@ -381,7 +381,7 @@ def plan(
         values=_pairs(assumed or [], option="--set", example="output_tokens=900"),
         seed=seed,
     )
-    print_plan(_run_async(lambda: run_plan(request)), out=out, as_json=as_json)
+    print_plan(make_plan(_run_async(lambda: look(request))), out=out, as_json=as_json)
 
 
 @app.command()

@@ -48,8 +48,20 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = _SEED
 
 
-async def run_plan(request: PlanRequest) -> Plan:
-    """Make the plan; progress goes to stderr. Raises Refusal and store errors."""
+class Looked(msgspec.Struct, frozen=True, kw_only=True):
+    """A request, what it comes to, and what was found in its corpus."""
+
+    request: PlanRequest
+    config: Config
+    plan: PoolPlan
+    given: Assumptions
+    grid: Grid
+    figures: CorpusFigures
+    found: list[Length]
+
+
+async def look(request: PlanRequest) -> Looked:
+    """Sample the corpus; progress goes to stderr. Raises Refusal and store errors."""
     if request.corpus is None and request.config is None:
         raise Refusal(
             "there is no corpus to plan for", "give --corpus FILE, FOLDER or s3://bucket/prefix, or --config"
@@ -60,19 +72,29 @@ async def run_plan(request: PlanRequest) -> Plan:
     given = given.replaced(parse_values(request.values))
     grid = _grid(request, plan)
     corpus = Corpus(config=config, plan=plan, uri=request.corpus)
-    talk = Console(file=sys.stderr, highlight=False)
-    with talk.status("reading the corpus") as status:
+    with _talk().status("reading the corpus") as status:
         figures, found = await _sampled(corpus, request, grid, status)
-        load = _load(config, plan, figures, found)
-        outcomes, unfit = play_all(grid, load, given, on_played=lambda text: status.update(f"played {text}"))
+    return Looked(
+        request=request, config=config, plan=plan, given=given, grid=grid, figures=figures, found=found
+    )
+
+
+def make_plan(looked: Looked) -> Plan:
+    """Play it all. Takes many seconds of pure work, so not on an event loop: there no ctrl-C would end it."""
+    request, config, plan, given = looked.request, looked.config, looked.plan, looked.given
+    figures, found = looked.figures, looked.found
+    load = _load(config, plan, figures, found)
+    with _talk().status("playing") as status:
+        outcomes, unfit = play_all(
+            looked.grid, load, given, on_played=lambda text: status.update(f"played {text}")
+        )
         swung = swings(
             best_by_layout(outcomes),
-            grid.layouts,
+            looked.grid.layouts,
             load,
             given,
             on_played=lambda text: status.update(f"varied {text}"),
         )
-    limits = SampleLimits()
     return Plan(
         version=__version__,
         group=plan.group,
@@ -85,8 +107,12 @@ async def run_plan(request: PlanRequest) -> Plan:
         outcomes=outcomes,
         unfit=unfit,
         swings=swung,
-        notes=[*notes(figures, names_max=limits.names), *_notes(outcomes, config, given)],
+        notes=[*notes(figures, names_max=SampleLimits().names), *_notes(outcomes, config, given)],
     )
+
+
+def _talk() -> Console:
+    return Console(file=sys.stderr, highlight=False)
 
 
 def print_plan(plan: Plan, *, out: Path | None, as_json: bool) -> None:

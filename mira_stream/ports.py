@@ -58,9 +58,11 @@ class ObjectStore(Protocol):
     async def create(self, key: str, data: bytes) -> None:
         """Create-if-absent, atomic and durable on return: readers see all of it or nothing.
 
-        Raises AlreadyExists if something is there; Transient if the result is unknown (it may have landed) or the
-        store asked to retry (409); Saturated on SlowDown.
+        Raises AlreadyExists (what is there is durable too), Transient (409, or it may have landed), or Saturated.
         """
+
+    async def settle(self) -> None:
+        """Make durable all that can be seen now; called before what others may have created is relied on."""
 
     async def delete(self, key: str) -> None:
         """Remove the object; gone already is no error. Used for the probe's own files only."""

@@ -1,7 +1,7 @@
 """A replica that answers every request at once with one fixed, well-formed reply: only the client's cost is left.
 
-Run as a process of its own: `python -m bench.macro.instant_replica [--tokenizer FOLDER] [--context TOKENS]`; prints its
-URL. With a tokenizer it reports exact prompt tokens; a body that was seen before costs it a digest only.
+Run as a process of its own: `python -m bench.macro.instant_replica [--tokenizer FOLDER] [--context TOKENS] [--port N]`;
+prints its URL. With a tokenizer it reports exact prompt tokens; a body that was seen before costs it a digest only.
 """
 
 import argparse
@@ -54,9 +54,17 @@ Count = Callable[[bytes], int]
 
 
 @contextmanager
-def instant_replica(*, tokenizer: Path | None = None, context_tokens: int = _CONTEXT_TOKENS) -> Iterator[str]:
+def instant_replica(
+    *, tokenizer: Path | None = None, context_tokens: int = _CONTEXT_TOKENS, port: int = 0
+) -> Iterator[str]:
     """The URL of one in a process of its own."""
-    options = ["--context", str(context_tokens), *(["--tokenizer", str(tokenizer)] if tokenizer else [])]
+    options = [
+        "--context",
+        str(context_tokens),
+        "--port",
+        str(port),
+        *(["--tokenizer", str(tokenizer)] if tokenizer else []),
+    ]
     command = [sys.executable, "-m", "bench.macro.instant_replica", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -141,13 +149,13 @@ class _Instant:
         self._held -= 1
 
 
-async def _main(tokenizer: Path | None, context_tokens: int) -> None:
+async def _main(tokenizer: Path | None, context_tokens: int, port: int) -> None:
     count = _exact_count(tokenizer) if tokenizer else _roughly
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{path:.*}", _Instant(count, context_tokens).answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
     await asyncio.Event().wait()
@@ -157,6 +165,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--context", type=int, default=_CONTEXT_TOKENS)
+    parser.add_argument("--port", type=int, default=0)
     chosen = parser.parse_args()
     uvloop.install()
-    asyncio.run(_main(chosen.tokenizer, chosen.context))
+    asyncio.run(_main(chosen.tokenizer, chosen.context, chosen.port))

@@ -36,7 +36,7 @@ class Truncated(msgspec.Struct, frozen=True):
 
 def zone(estimate: Estimate, limit: int) -> Zone:
     """The zone of a prompt of which at most `limit` tokens fit."""
-    if estimate.high <= limit:
+    if max(estimate.high, estimate.most) <= limit:
         return Zone.UNDER
     return Zone.OVER if estimate.low > limit else Zone.NEAR
 
@@ -68,7 +68,8 @@ def truncate_counted(
     over = excess(counted, limit)
     if not over:
         return Truncated(text, 0)
-    per_raw = counted / max(1, estimate.raw)
+    # What all records share is of ordinary density, whatever this one's is.
+    per_raw = max(1, counted - estimate.overhead) / max(1, estimate.raw - estimate.overhead)
     cut = int(over / (per_raw * _DENSITY_SLACK)) + 1 + _NOTE_TOKENS
     measured = msgspec.structs.replace(estimate, tokens=counted)
     return _cut(text, turns, estimate=measured, keep=estimate.raw - estimate.overhead - cut)

@@ -1,11 +1,13 @@
 """Opening what the daemon, `check` and `verify` share: both stores, the source, the sink's reader, the ledger."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
@@ -29,6 +31,7 @@ from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
 
 _AUDIT_TRIES = 5
+_FAILPOINT = re.compile(r"(?P<name>[a-z.]+)(?:@(?P<at>[1-9][0-9]*))?(?P<stop>:stop)?", re.ASCII)
 
 
 class Stores(msgspec.Struct, frozen=True):
@@ -93,18 +96,27 @@ def open_ledger(config: Config, sink_uri: str, failpoint: Failpoint = inert) -> 
 
 
 def failpoint_from_environment() -> Failpoint:
-    """`MIRA_STREAM_FAILPOINT=seal.before`: the process kills itself there, as a power cut would. For tests."""
+    """`MIRA_STREAM_FAILPOINT=seal.before`: the process kills itself there, as a power cut would. For tests.
+
+    `seal.before@3` does so at the third time, `seal.before@3:stop` stops the process there until it is continued.
+    """
     wanted = os.environ.get("MIRA_STREAM_FAILPOINT", "")
     if not wanted:
         return inert
-    if wanted not in FAILPOINTS:
-        raise Refusal(f"MIRA_STREAM_FAILPOINT={wanted} is no failpoint", f"one of {', '.join(FAILPOINTS)}")
+    match = _FAILPOINT.fullmatch(wanted)
+    if match is None or match["name"] not in FAILPOINTS:
+        raise Refusal(
+            f"MIRA_STREAM_FAILPOINT={wanted} is no failpoint",
+            f"one of {', '.join(FAILPOINTS)}, with @2 for the second time, with :stop to stop there",
+        )
+    times = count(1)
+    at, fate = int(match["at"] or 1), signal.SIGSTOP if match["stop"] else signal.SIGKILL
 
-    def kill_here(name: str) -> None:
-        if name == wanted:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def end_here(name: str) -> None:
+        if name == match["name"] and next(times) == at:
+            os.kill(os.getpid(), fate)
 
-    return kill_here
+    return end_here
 
 
 class AuditLake(msgspec.Struct, frozen=True):

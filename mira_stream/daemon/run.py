@@ -11,6 +11,7 @@ import structlog
 
 from mira_stream.daemon.build import built
 from mira_stream.daemon.config import Config
+from mira_stream.daemon.descriptors import raise_descriptor_limit
 from mira_stream.daemon.heartbeat import beat
 from mira_stream.daemon.http import make_app, serving
 from mira_stream.daemon.notify import Notifier
@@ -33,6 +34,7 @@ async def run_daemon(config: Config, *, once: bool, read: Callable[[], Config] |
     """
     configure_logs(config.log.level, as_json=config.log.format == "json")
     notifier = Notifier()
+    raise_descriptor_limit()
     with _hangups() as asked:
         async with (
             built(config, once=once) as daemon,

@@ -1,12 +1,11 @@
 """`mira-stream status`: what a running daemon says about itself, for a terminal."""
 
+import asyncio
 import sys
 import time
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
+import aiohttp
 import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,6 +20,8 @@ _BAR = 10
 _OLD_SECONDS = 10.0
 _REFRESH_SECONDS = 1.0
 _TIMEOUT_SECONDS = 5.0
+_BYTES_MAX = 16 << 20
+"""A replica takes about a kilobyte of it."""
 _FACTORS = {
     "kv": "KV is full",
     "prefill": "prefill budget",
@@ -58,7 +59,9 @@ def _reachable(host: str) -> str:
 def show_status(url: str, *, watch: bool, as_json: bool) -> None:
     """Print it once, or show it until interrupted. Raises Refusal if nobody answers there."""
     if as_json:
-        sys.stdout.write(_fetch(url).decode() + "\n")
+        body = _fetch(url)
+        _decoded(body, url)
+        sys.stdout.write(body.decode() + "\n")
         return
     console = Console()
     if not watch:
@@ -75,21 +78,53 @@ def show_status(url: str, *, watch: bool, as_json: bool) -> None:
 
 def _fetch(url: str) -> bytes:
     try:
-        with urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310 - http and https alone get here
-            body: bytes = answer.read()
-            return body
-    except (URLError, HTTPException, OSError) as error:
-        reason = getattr(error, "reason", None) or error
+        return asyncio.run(_get(url))
+    except (aiohttp.ClientError, OSError, ValueError) as error:
         raise Refusal(
-            f"no daemon answers at {url}: {reason}", "is it running, and is [http] listen this address?"
+            f"no daemon answers at {url}: {_reason(error)}",
+            "is it running, and is [http] listen this address?",
         ) from error
 
 
+def _reason(error: Exception) -> str:
+    match error:
+        case TimeoutError():
+            return f"nothing whole came within {_TIMEOUT_SECONDS:.0f} s"
+        case aiohttp.InvalidURL():
+            return "that is no address"
+        case aiohttp.ClientResponseError():
+            return f"what is there says {error.status} {error.message}"
+        case _:
+            return str(error)
+
+
+async def _get(url: str) -> bytes:
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+    body = bytearray()
+    async with (
+        aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session,
+        session.get(url) as answer,
+    ):
+        async for chunk in answer.content.iter_any():
+            body += chunk
+            if len(body) > _BYTES_MAX:
+                raise _no_status(url, f"it is longer than {_BYTES_MAX:,} bytes")
+    return bytes(body)
+
+
 def _status(url: str) -> Status:
+    return _decoded(_fetch(url), url)
+
+
+def _decoded(body: bytes, url: str) -> Status:
     try:
-        return msgspec.json.decode(_fetch(url), type=Status)
-    except msgspec.DecodeError as error:
-        raise Refusal(f"{url} is not the status of a mira-stream of this version: {error}", "") from error
+        return msgspec.json.decode(body, type=Status)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _no_status(url, str(error)) from error
+
+
+def _no_status(url: str, why: str) -> Refusal:
+    return Refusal(f"{url} is not the status of a mira-stream of this version: {why}")
 
 
 def picture(status: Status) -> RenderableType:

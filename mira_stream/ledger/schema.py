@@ -1,7 +1,7 @@
 """The tables of the ledger, and how its file is opened, recognised and found sound."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -103,8 +103,13 @@ _PENDING_INDEX = (
 
 
 @contextmanager
-def open_writer(path: Path, settings: LedgerSettings) -> Iterator[sqlite3.Connection]:
-    """The connection of the writer thread, on a sound file of this schema. Raises Refusal, or SQLite's own errors."""
+def open_writer(
+    path: Path, settings: LedgerSettings, *, is_checked: Callable[[], bool]
+) -> Iterator[sqlite3.Connection]:
+    """The connection of the writer thread, on a sound file of this schema. Raises Refusal, or SQLite's own errors.
+
+    `is_checked` tells whether every page is known to be as it was written, and raises if one is not.
+    """
     with closing(_connect(path, settings)) as db:
         is_new = _is_new(db, path)
         for pragma in (
@@ -112,6 +117,7 @@ def open_writer(path: Path, settings: LedgerSettings) -> Iterator[sqlite3.Connec
             "journal_mode = WAL",
             "synchronous = FULL",  # a commit survives power loss, not only the end of the process
             f"journal_size_limit = {_WAL_BYTES_KEPT}",
+            "wal_autocheckpoint = 0",  # the log is folded in where the sums of pages are kept
             "temp_store = MEMORY",
         ):
             db.execute(f"PRAGMA {pragma}")
@@ -119,7 +125,7 @@ def open_writer(path: Path, settings: LedgerSettings) -> Iterator[sqlite3.Connec
             # One transaction, so that a process killed here leaves a file that is still empty.
             identity = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION};"
             db.executescript(f"BEGIN; {_TABLES} {identity} COMMIT;")
-        else:
+        elif not is_checked():
             _check(db)
         db.execute(_PENDING_INDEX)
         yield db

@@ -14,6 +14,7 @@ from mira_stream.core.errors import Refusal
 from mira_stream.core.failpoint import Failpoint, inert
 from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.segment import Plan, PublishedKey, Received, Trailer
+from mira_stream.ledger.folder import make_folder
 from mira_stream.ledger.lock import FileLock, refuse_network_disk
 from mira_stream.ledger.objects import Objects, OnOverwrite
 from mira_stream.ledger.outcomes import Outcomes
@@ -22,6 +23,7 @@ from mira_stream.ledger.plans import Plans
 from mira_stream.ledger.schema import State, open_reader, open_writer
 from mira_stream.ledger.settings import LedgerSettings
 from mira_stream.ledger.spans import PublishedSpans
+from mira_stream.ledger.sums import PageSums, page_sums
 from mira_stream.ledger.trouble import operating_errors
 from mira_stream.ports import Backlog, Clock, PendingObject, SeenObject
 
@@ -80,13 +82,16 @@ class SqliteLedger:
         release, not writable, or on a network file system.
         """
         with ExitStack() as closing, operating_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             refuse_network_disk(path.parent)
             lock = FileLock(path.with_name(f"{path.name}.lock"))
             closing.callback(lock.release)
-            writer = closing.enter_context(open_writer(path, settings))
+            sums = closing.enter_context(page_sums(path))
+            writer = closing.enter_context(open_writer(path, settings, is_checked=sums.is_checked))
+            sums.begin(writer)
+            closing.callback(sums.end, writer)
             reader = closing.enter_context(open_reader(path, settings))
-            tables = _Tables(writer, on_overwrite, roll)
+            tables = _Tables(writer, on_overwrite, roll, sums)
             with _transaction(writer):
                 _bind(writer, path, sink_uri)
                 tables.objects.reopen()
@@ -210,6 +215,7 @@ class SqliteLedger:
             answers = iter(stored)
             for one, part in zip(group, contents, strict=True):
                 one.stored = [next(answers) for _ in part]
+            self._tables.sums.fold_if_due(self._db)
             self._failpoint("receive.after")
         except BaseException:
             # The trouble is this caller's to report; each of the others tries for itself.
@@ -235,6 +241,7 @@ class SqliteLedger:
             self._failpoint(f"{step}.before")
         with operating_errors(self._path), _transaction(self._db):
             result = work()
+        self._tables.sums.fold_if_due(self._db)
         if step:
             self._failpoint(f"{step}.after")
         return result
@@ -247,8 +254,11 @@ class SqliteLedger:
 class _Tables:
     """All tables on one connection."""
 
-    def __init__(self, db: sqlite3.Connection, on_overwrite: OnOverwrite, roll: RollLimits) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, on_overwrite: OnOverwrite, roll: RollLimits, sums: PageSums
+    ) -> None:
         self.db = db
+        self.sums = sums
         self.spans = PublishedSpans(db)
         self.partitions = Partitions(db)
         self.objects = Objects(db, self.spans, on_overwrite)

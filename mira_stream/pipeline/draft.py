@@ -77,6 +77,23 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
         cut = truncate_counted(old.text, old.turns, estimate=old.estimated, counted=counted, limit=limit)
         return self.with_text(cut, prompting, estimator)
 
+    def cut_if_over(self, prompting: Prompting, estimator: Estimator) -> "Draft":
+        """This draft without its middle, if it is surely too long and may be cut. What stays may be of another density
+        than the whole, and is to be judged anew."""
+        assert isinstance(self.result, Text)
+        over = zone(self.result.estimated, prompting.prompt_tokens_max) is Zone.OVER
+        return self.cut_by_estimate(prompting, estimator) if over and prompting.truncate else self
+
+    def cut_by_estimate(self, prompting: Prompting, estimator: Estimator) -> "Draft":
+        """This draft with as much of its middle cut out as its estimate asks for, if any."""
+        assert isinstance(self.result, Text)
+        old, source = self.result, self.subject.source
+        limit = prompting.prompt_tokens_max
+        cut = truncate_middle(
+            old.text, old.turns, estimate=old.estimated, limit=limit, estimator=estimator, source=source
+        )
+        return self.with_text(cut, prompting, estimator) if cut.cut_tokens else self
+
     def estimated(self, prompting: Prompting, estimator: Estimator) -> "Draft":
         """This draft with an estimate, where it has none yet."""
         assert isinstance(self.result, Text)
@@ -138,7 +155,7 @@ def tokenize_body(draft: Draft, prompting: Prompting, *, counted: int | None) ->
     """The body for an exact count, where one is needed: near the limit, or after a cut that followed a count."""
     assert isinstance(draft.result, Text)
     text = draft.result
-    if text.counted is not None:
+    if text.counted is not None or not text.text:
         return None
     if counted is None and zone(text.estimated, prompting.prompt_tokens_max) is not Zone.NEAR:
         return None
@@ -156,7 +173,7 @@ def finish_draft(draft: Draft, prompting: Prompting, *, estimator: Estimator) ->
             return Reason.OVER_LENGTH
         # Near, not counted and not to be cut: it is sent, and the replica's own count decides.
         if where is not Zone.UNDER and prompting.truncate:
-            draft = _cut_by_estimate(draft, prompting, estimator)
+            draft = draft.cut_by_estimate(prompting, estimator)
             assert isinstance(draft.result, Text)
             text = draft.result
         tokens = text.estimated.tokens
@@ -166,16 +183,6 @@ def finish_draft(draft: Draft, prompting: Prompting, *, estimator: Estimator) ->
         return Reason.OVER_LENGTH
     body = prompting.encoder.encode_chat(*prompting.template.messages(text.text))
     return Prepared(subject=draft.subject, body=body, prompt_tokens=tokens, raw_tokens=text.estimated.raw)
-
-
-def _cut_by_estimate(draft: Draft, prompting: Prompting, estimator: Estimator) -> Draft:
-    assert isinstance(draft.result, Text)
-    old, source = draft.result, draft.subject.source
-    limit = prompting.prompt_tokens_max
-    cut = truncate_middle(
-        old.text, old.turns, estimate=old.estimated, limit=limit, estimator=estimator, source=source
-    )
-    return draft.with_text(cut, prompting, estimator)
 
 
 def _meta(record: dict[str, object], fields: tuple[str, ...]) -> str | None:

@@ -175,6 +175,7 @@ class Preparer:
     async def _fitted_by_estimate(self, draft: Draft, entry: PoolEntry) -> Prepared | Reason:
         """Count by a replica where the estimate is too near to the limit."""
         prompting, estimator = entry.prompting, self._tools.estimator
+        draft = await self._off_loop(draft, partial(draft.cut_if_over, prompting, estimator))
         counted = None
         for _ in range(_COUNTS_MAX):
             body = await self._off_loop(draft, partial(tokenize_body, draft, prompting, counted=counted))

@@ -133,10 +133,11 @@ class Reader:
             if (pending := self._that_has_a_place()) is not None:
                 return pending
             discovery.found.clear()
-            exhausted = discovery.finished
+            # Before the ledger is asked: it leaves out what is open, and that may end while it answers.
+            exhausted = discovery.finished and not self._open
             if await self._fetch():
                 continue
-            if exhausted and not self._open:
+            if exhausted:
                 return None
             await discovery.found.wait()
 

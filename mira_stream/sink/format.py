@@ -78,10 +78,11 @@ def encode_segment(plan: Plan, *, level: int) -> bytes:
     size = sum(len(row.encoded) + added for row in plan.rows)
     compressor = zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj(size=size)
     pieces = [compressor.compress(with_segment(row.encoded, segment) + b"\n") for row in plan.rows]
-    return b"".join((*pieces, compressor.flush(), _trailer_frame(plan.trailer)))
+    return b"".join((*pieces, compressor.flush(), trailer_frame(plan.trailer)))
 
 
-def _trailer_frame(trailer: Trailer) -> bytes:
+def trailer_frame(trailer: Trailer) -> bytes:
+    """The end of a segment."""
     payload = _encode(trailer)
     return b"".join(
         (

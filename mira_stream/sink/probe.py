@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from mira_stream.core.errors import AlreadyExists, MiraStreamError, Refusal
+from mira_stream.core.errors import AlreadyExists, MiraStreamError, Missing, Refusal
 from mira_stream.ports import ObjectStore
 
 PROBE_PREFIX = "_mira_stream/probe/"
@@ -32,17 +32,26 @@ async def _create_twice(store: ObjectStore, key: str) -> None:
     try:
         await store.create(key, _FIRST)
     except AlreadyExists as error:
-        raise Refusal(
-            f"the sink {store.uri} says that {key} is there already, though its name is new",
-            "start again; if it says so again, the store's create-if-absent cannot be relied on: use another store",
-        ) from error
+        # Ours, if the answer to the client's first try was lost and it has tried again.
+        if await _content(store, key) != _FIRST:
+            raise Refusal(
+                f"the sink {store.uri} says that {key} is there already, though its name is new",
+                "start again; if it says so again, the store's create-if-absent cannot be relied on: use another store",
+            ) from error
     try:
         await store.create(key, _SECOND)
     except AlreadyExists:
-        if await store.get(key) == _FIRST:
+        if await _content(store, key) == _FIRST:
             return
     raise Refusal(
         f"the sink {store.uri} ignores create-if-absent (If-None-Match: *): it let a second write replace {key}",
         "exactly-once needs it: use a store or release that keeps conditional writes (AWS S3, GCS, Azure, MinIO, "
         "Ceph, a local file system), or upgrade this one",
     )
+
+
+async def _content(store: ObjectStore, key: str) -> bytes | None:
+    try:
+        return await store.get(key)
+    except Missing:
+        return None

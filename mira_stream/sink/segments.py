@@ -36,6 +36,12 @@ class SegmentSink(SegmentReader):
         self._level = settings.compression_level
         self._failpoint = failpoint
 
+    async def chains(self) -> dict[str, int]:
+        """As the reader's; what was listed survives power loss from then on, so that it may be adopted."""
+        found = await super().chains()
+        await self.patience.until_known(self._store.settle)
+        return found
+
     async def publish(self, plan: Plan) -> Trailer:
         """Steps 3 and 4, for the same plan until it is known what stands at (partition, seq); cancellable.
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from mira_stream.core.errors import Missing, Overwritten
 from mira_stream.ports import StoredObject
-from mira_stream.source.durable import create_durably
+from mira_stream.source.durable import create_durably, settle
 from mira_stream.source.local_file import LocalFile, operating_errors
 from mira_stream.source.store_settings import OnRefused, ignore_refused
 from mira_stream.source.walk import walk
@@ -68,8 +68,12 @@ class LocalStore:
         return await self._run(lambda: self._head(key))
 
     async def create(self, key: str, data: bytes) -> None:
-        """Write beside the final name, sync, link, sync the folder."""
-        await self._run(lambda: create_durably(self.path(key), data))
+        """Write beside the final name, sync, link, sync the folders."""
+        await self._run(lambda: create_durably(self.path(key), data, root=self.root))
+
+    async def settle(self) -> None:
+        """Sync every folder: one that gave a name to a file may have died before it synced that."""
+        await self._run(lambda: settle(self.root))
 
     async def delete(self, key: str) -> None:
         """Unlink."""

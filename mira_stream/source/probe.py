@@ -4,6 +4,7 @@ from mira_stream.core.errors import Missing, Overwritten, Refusal
 from mira_stream.ports import ObjectStore, StoredObject
 
 _WRONG_ETAG = "0" * 32
+_PROBE_BYTES = 64
 
 
 async def probe_source(store: ObjectStore) -> list[str]:
@@ -24,7 +25,7 @@ async def probe_source(store: ObjectStore) -> list[str]:
             "an object's version cannot be told without one: use another store, or copy the objects to a folder",
         )
     try:
-        await store.get(first.key, start=0, end=1, etag=_WRONG_ETAG)
+        await store.get(first.key, start=0, end=min(first.size, _PROBE_BYTES), etag=_WRONG_ETAG)
     except (Overwritten, Missing):
         return findings
     raise Refusal(

@@ -17,7 +17,7 @@ from mira_stream.core.errors import (
 
 OBSTORE_ERRORS = (BaseError, OSError)
 _STATUS = re.compile(r"status code: (\d{3})")
-_QUERY = re.compile(r"\?[^\s)]*")
+_QUERY = re.compile(r"(?<!<)\?[^\s)<>]*")  # not the head of an answer in XML
 _TIMED_OUT = re.compile(r"TimedOut|timed out|timeout", re.IGNORECASE)
 _UNREACHABLE = re.compile(r"ConnectionRefused|connection refused|dns error|ConnectError", re.IGNORECASE)
 _SETTINGS_HINTS = {
@@ -30,13 +30,24 @@ _SETTINGS_HINTS = {
     "InvalidAccessKeyId": "give credentials that this store knows",
     "SignatureDoesNotMatch": "give the right secret key",
 }
+_EXPIRED = re.compile(
+    "ExpiredToken|TokenRefreshRequired|RequestExpired|RequestTimeTooSkewed|not valid in the specified time frame"
+)
 _DENIED_HINT = "give credentials that may list, read (and for a sink create and delete) there"
 _PATH_HINT = "no client of this store can list it past a key with an empty part or with '.' or '..' as a part: rename that key"
 
 
 def is_past_the_end(error: Exception) -> bool:
-    """Whether a range began at or after the end of the object (416)."""
-    return _status(str(error)) == 416
+    """Whether a range began at or after the end of the object: 416, or (on Azure) found out by the client."""
+    text = str(error)
+    return _status(text) == 416 or "Wanted range starting at" in text
+
+
+def is_denied(error: Exception) -> bool:
+    """Whether the store refused these credentials (401, 403)."""
+    return _status(str(error)) in (401, 403) or isinstance(
+        error, PermissionDeniedError | UnauthenticatedError
+    )
 
 
 def translated(error: Exception, doing: str) -> MiraStreamError:
@@ -47,13 +58,19 @@ def translated(error: Exception, doing: str) -> MiraStreamError:
         if sign in text:
             return Refusal(problem, hint)
     status = _status(text)
-    if status in (401, 403) or isinstance(error, PermissionDeniedError | UnauthenticatedError):
+    if _EXPIRED.search(text):
+        # Whoever issues them renews them, and clocks are set right: an outage, not a wrong setting.
+        advice = (
+            "credentials have expired, or this machine's clock is wrong: tried again until they are renewed"
+        )
+        return Transient(TransientKind.SERVER, f"{problem} ({advice})", status)
+    if is_denied(error):
         return Refusal(problem, _DENIED_HINT)
     if type(error).__name__ == "InvalidPathError":
         return Refusal(problem, _PATH_HINT)
     if status == 404 or isinstance(error, FileNotFoundError):
         return Missing(problem)
-    if status == 409:
+    if status == 409 and "BlobAlreadyExists" not in text:  # that is Azure's 412
         # S3 answers so while another conditional request on that key runs: neither yes nor no.
         return Transient(TransientKind.SERVER, problem, status)
     if type(error).__name__ == "AlreadyExistsError":

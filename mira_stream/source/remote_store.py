@@ -1,6 +1,7 @@
 """S3, Google Cloud Storage and Azure through obstore, its errors translated."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from mira_stream.core.errors import Missing, Overwritten, Refusal, Transient, TransientKind
 from mira_stream.ports import StoredObject
-from mira_stream.source.remote_errors import OBSTORE_ERRORS, brief, is_past_the_end, translated
+from mira_stream.source.remote_errors import OBSTORE_ERRORS, brief, is_denied, is_past_the_end, translated
 from mira_stream.source.store_settings import StoreSettings
 
 if TYPE_CHECKING:
@@ -120,7 +121,12 @@ class RemoteStore:
             if is_past_the_end(error):
                 await self._check_still(key, etag)
                 return b""
-            raise translated(error, doing) from error
+            found = translated(error, doing)
+            if isinstance(found, Overwritten) and await self.head(key) is None:
+                raise Missing(
+                    f"cannot {doing}: it is gone"
+                ) from error  # Azurite says 412 of what is not there
+            raise found from error
         meta = _entry(answer.meta)
         self._refuse_ignored_condition(meta, etag)
         if answer.range[0] != start or len(data) != min(end or meta.size, meta.size) - start:
@@ -135,6 +141,8 @@ class RemoteStore:
             found = translated(error, f"look at {self._uri}/{key}")
             if isinstance(found, Missing):
                 return None
+            if is_denied(error):
+                await self._say_why_denied(key)
             raise found from error
 
     async def create(self, key: str, data: bytes) -> None:
@@ -148,6 +156,9 @@ class RemoteStore:
         except OBSTORE_ERRORS as error:
             raise translated(error, f"create {self._uri}/{key}") from error
 
+    async def settle(self) -> None:
+        """Nothing to do: these stores show nothing that they could still lose."""
+
     async def delete(self, key: str) -> None:
         """One DELETE."""
         try:
@@ -156,6 +167,11 @@ class RemoteStore:
             found = translated(error, f"delete {self._uri}/{key}")
             if not isinstance(found, Missing):
                 raise found from error
+
+    async def _say_why_denied(self, key: str) -> None:
+        """An answer to HEAD has no body, so it does not tell expired credentials from wrong ones; one to GET does."""
+        with suppress(Missing, Overwritten):
+            await self.get(key, end=1)
 
     async def _check_still(self, key: str, etag: str | None) -> None:
         """Raise Overwritten if the object, whose end was just met, is another one: its end is not ours."""

@@ -136,6 +136,7 @@ def test_a_ledger_without_the_newest_index_gets_it(play: Play) -> None:
         await shelf.ledger.close()
         with closing(sqlite3.connect(shelf.path)) as db:
             db.execute("DROP INDEX objects_pending_by_source")
+        shelf.path.with_name(f"{shelf.path.name}-sums").unlink()  # earlier releases kept none
         assert await _pending(await shelf.reopen()) == [A]
         with closing(sqlite3.connect(shelf.path)) as db:
             assert db.execute(

@@ -208,3 +208,16 @@ def test_many_objects_come_in_pages(play: Play) -> None:
         assert {entry.key for page in pages for entry in page} == keys
 
     play(story)
+
+
+def test_settling_changes_nothing_that_can_be_seen(play: Play) -> None:
+    """settle keeps what is there, and an empty store has nothing to keep."""
+
+    async def story(store: ObjectStore) -> None:
+        await store.settle()
+        await store.create("a/b/x", b"1")
+        await store.settle()
+        assert await _keys(store) == {"a/b/x"}
+        assert await store.get("a/b/x") == b"1"
+
+    play(story)

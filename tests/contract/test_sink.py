@@ -1,7 +1,7 @@
 """What `ports.Sink` promises, held against the segment sink over every store at hand."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from mira_stream.sink.settings import SinkSettings
 from mira_stream.source.store import open_store
 from mira_stream.source.store_settings import StoreSettings
 from tests.fakes.memory_store import MemoryStore
+from tests.fakes.s3_server import S3Lake, s3_lake
 from tests.fakes.segments import PARTITION, A, plan, row
 
 SETTINGS = SinkSettings(uri="unused")
@@ -26,21 +27,28 @@ Story = Callable[[Sink, ObjectStore], Coroutine[None, None, None]]
 Play = Callable[[Story], None]
 
 
-def _memory(_: Path, __: Executor) -> ObjectStore:
-    return MemoryStore()
+@pytest.fixture(scope="module")
+def lake() -> Iterator[S3Lake]:
+    """One server for all tests here."""
+    with s3_lake() as running:
+        yield running
 
 
-def _local(folder: Path, executor: Executor) -> ObjectStore:
-    return open_store(str(folder), StoreSettings(), executor=executor)
-
-
-@pytest.fixture(params=[_memory, _local], ids=["memory", "local"])
+@pytest.fixture(params=["memory", "local", "s3"])
 def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
     """Runs a story on a new sink."""
 
+    def new_store(executor: Executor) -> ObjectStore:
+        if request.param == "memory":
+            return MemoryStore()
+        if request.param == "local":
+            return open_store(str(tmp_path), StoreSettings(), executor=executor)
+        running: S3Lake = request.getfixturevalue("lake")
+        return running.store(running.new_bucket())
+
     def run(story: Story) -> None:
         with ThreadPoolExecutor(2) as executor:
-            store = request.param(tmp_path, executor)
+            store = new_store(executor)
             sink = SegmentSink(store, settings=SETTINGS, patience=Patience(SETTINGS), executor=executor)
             asyncio.run(story(sink, store))
 

@@ -1,11 +1,16 @@
 """`mira-stream plan` as people call it: a corpus of known size, its tables and files, the same twice, and refused."""
 
 import json
+import signal
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from typer.testing import CliRunner
 
+from mira_stream import cli_plan
 from mira_stream.audit.plan.report import PLOT_FILE, REPORT_FILE, UNKNOWN
+from mira_stream.cli import app
 from tests.e2e.harness import cli, conversation
 
 QUICK = (
@@ -100,3 +105,15 @@ def test_layouts_that_do_not_fit_are_refused_or_noted(tmp_path: Path) -> None:
     ended = cli("plan", "--corpus", corpus, "--gpu", "h100", "--layout", "8xtp1")
     assert (ended.code, ended.stdout) == (2, "")
     assert "GB are left for KV" in ended.stderr
+
+
+def test_a_first_interrupt_ends_the_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ctrl-C while the model is played ends the command: it is not kept for when an event loop has time."""
+
+    def interrupted(*_: object, **__: object) -> NoReturn:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the play goes on after an interrupt")
+
+    monkeypatch.setattr(cli_plan, "play_all", interrupted)
+    ended = CliRunner().invoke(app, ["plan", "--corpus", str(lake(tmp_path)), *QUICK])
+    assert ended.exit_code == 130

@@ -3,15 +3,15 @@
 import gzip
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zstandard
 
+from tests.e2e.buckets import Bucket
 from tests.e2e.daemon import running
-from tests.e2e.harness import NOWHERE, Lab, Row, conversation, replicas
+from tests.e2e.harness import NOWHERE, Row, conversation, replicas
 from tests.e2e.overwriting import EAGER, assert_overwritten, big
 from tests.e2e.proxy import proxy
 from tests.e2e.simulators import Simulator
@@ -23,33 +23,6 @@ def s3() -> Iterator[S3Lake]:
     """One server for all tests; the environment has credentials for it."""
     with s3_lake() as lake:
         yield lake
-
-
-class Bucket(Lab):
-    """A lab whose lake and scores are prefixes of a bucket; its configuration stays in a folder."""
-
-    def __init__(self, folder: Path, s3: S3Lake) -> None:
-        super().__init__(folder)
-        self.s3 = s3
-        self.name = s3.new_bucket()
-
-    def land(self, key: str, data: bytes) -> None:
-        self.s3.put(self.name, f"raw/{key}", data)
-
-    def configure_s3(
-        self, urls: list[str], *, endpoints: Mapping[str, str] | None = None, **sections: Any
-    ) -> None:
-        """As `configure`, with both ends in the bucket; `endpoints` are other ones for `source` or `sink`."""
-        for end, prefix in (("source", "raw"), ("sink", "scores")):
-            endpoint = (endpoints or {}).get(end, self.s3.settings.endpoint)
-            sections[end] = {"uri": f"s3://{self.name}/{prefix}"} | sections.get(end, {})
-            sections[f"{end}.store"] = {"endpoint": endpoint, "region": "us-east-1", "allow_http": True}
-        self.configure(urls, **sections)
-
-    def segments(self) -> Iterator[tuple[str, bytes]]:
-        listed = self.s3.client.list_objects_v2(Bucket=self.name, Prefix="scores/source=").get("Contents", [])
-        for key in (entry["Key"] for entry in listed):
-            yield key, self.s3.client.get_object(Bucket=self.name, Key=key)["Body"].read()
 
 
 @pytest.fixture

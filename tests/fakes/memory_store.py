@@ -48,6 +48,9 @@ class MemoryStore:
             raise AlreadyExists(f"{self.uri}/{key} is there")
         self.objects[key] = bytes(data)
 
+    async def settle(self) -> None:
+        """A memory loses all or nothing."""
+
     async def delete(self, key: str) -> None:
         await asyncio.sleep(0)
         self.objects.pop(key, None)
@@ -113,6 +116,9 @@ class FaultyStore:
         if number in self._stall:
             await asyncio.Event().wait()
         _call(next(self._after, None))
+
+    async def settle(self) -> None:
+        await self.inner.settle()
 
     async def delete(self, key: str) -> None:
         await self.inner.delete(key)

@@ -193,7 +193,8 @@ def test_a_refused_ledger_is_left_free(tmp_path: Path) -> None:
         with pytest.raises(Refusal, match="belongs to the sink s3://lake/scores, not to s3://other"):
             open_ledger(path, sink_uri="s3://other")
     asyncio.run(open_ledger(path).close())
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["ledger.sqlite3", "ledger.sqlite3.lock"]
+    names = sorted(entry.name for entry in tmp_path.iterdir())
+    assert names == ["ledger.sqlite3", "ledger.sqlite3-sums", "ledger.sqlite3.lock"]
 
 
 def _garbage(path: Path) -> None:

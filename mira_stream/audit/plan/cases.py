@@ -76,6 +76,11 @@ def outcome(layout: Layout, setting: Setting, load: Load, given: Assumptions) ->
         )
     scorable = sum(one.reason is None for one in load.found)
     played = play(layout, setting, prompts, load.request, given)
+    if not played.records_per_second:
+        raise Refusal(
+            f"{setting.layout} has done nothing at all by the end of the play: with these assumptions a step takes hours",
+            "look at what --set replaces: rates, bandwidths, seconds",
+        )
     share = len(prompts) / scorable
     return Outcome(
         setting=setting,

@@ -7,7 +7,8 @@ import pytest
 
 from mira_stream.audit.bench.sample import Part, Sample
 from mira_stream.audit.plan.assumptions import GPUS, Assumptions, assumptions, gpu_named, parse_values
-from mira_stream.audit.plan.cases import best, best_by_layout, gpu_hours, uncertain
+from mira_stream.audit.plan.cases import Load, best, best_by_layout, gpu_hours, uncertain
+from mira_stream.audit.plan.cases import outcome as played_outcome
 from mira_stream.audit.plan.corpus import ContextLimits, corpus_figures, interval, lines_of, notes
 from mira_stream.audit.plan.costs import (
     kv_bytes_per_token,
@@ -269,6 +270,18 @@ def test_gpu_hours_by_hand() -> None:
     tokens = figures.over[0].sent_tokens
     assert hours.low == pytest.approx(4.0 * tokens.low / tokens.value)
     assert hours.low < 4.0 < hours.high
+
+
+def test_a_play_in_which_nothing_is_done_is_refused() -> None:
+    """With steps that take longer than the play there is no rate to divide by: said, with where to look."""
+    found = [Length(part=0, source="a", tokens=4_000)]
+    sample = sampled([part(0)], listed=1, listed_bytes=1_000)
+    figures = corpus_figures("lake", sample, found, limits=LIMITS, random=Random(1))
+    load = Load(found=found, corpus=figures, request=Request(500, 2048, AdmissionSettings()), cut=True)
+    setting = Setting(layout="8xtp1", context=32_768, batched_tokens=16_384)
+    with pytest.raises(Refusal, match="nothing at all") as refusal:
+        played_outcome(ONE, setting, load, given(step_overhead_seconds=1e6, modelled_replicas=1))
+    assert "--set" in refusal.value.hint
 
 
 def test_a_play_is_the_same_each_time_and_obeys_the_arithmetic() -> None:

@@ -36,6 +36,27 @@ def test_the_zone_follows_the_bounds_of_the_estimate(low: int, high: int, expect
     assert zone(Estimate((low + high) // 2, low, high, 100), 100) is expected
 
 
+def test_rare_scripts_are_never_surely_under() -> None:
+    """What could take a token a byte is near the limit as long as its bytes would not fit; plain text is not."""
+    rare = "".join(map(chr, range(0x4E00, 0x4E00 + 2_000)))
+    estimate = Estimator().estimate(rare, "s")
+    assert estimate.most >= len(rare.encode()) > 2 * estimate.high
+    assert zone(estimate, len(rare.encode()) - 1) is Zone.NEAR
+    assert zone(estimate, estimate.most) is Zone.UNDER
+    plain = Estimator().estimate("plain words " * 500, "s")
+    assert plain.most == plain.high
+
+
+def test_a_counted_cut_of_a_dense_record_leaves_something() -> None:
+    """The tokens too many are those of the record, not of what all prompts share: beside a large shared part a record
+    three times as dense as expected is still cut, not given up."""
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 16_000)))
+    estimate = Estimator().estimate(text, "s", overhead=4_000)
+    counted = 4_000 + 3 * (estimate.raw - 4_000)
+    cut = truncate_counted(text, (0,), estimate=estimate, counted=counted, limit=14_000)
+    assert 0 < len(cut.text) < len(text)
+
+
 def test_an_exact_count_decides() -> None:
     """A count up to the limit has no excess."""
     assert [excess(counted, 100) for counted in (99, 100, 101, 250)] == [0, 0, 1, 150]

@@ -1,8 +1,9 @@
 """Reading: every line once, the last one only after the end is known, and what is owed where an object ends badly."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -317,6 +318,47 @@ def test_once_reads_a_version_that_waits_for_another_one_of_its_object(tmp_path:
             (RecordKey(A, 0), None),
             (RecordKey(NEWER, 0), Reason.SUPERSEDED),
         ]
+
+    _play(tmp_path, story)
+
+
+class SlowAnswers:
+    """The lab's ledger, but that what is open ends while it is asked for more, before its answer is there."""
+
+    def __init__(self, lab: Lab, gate: asyncio.Event, last: frozenset[str]) -> None:
+        self._lab = lab
+        self._gate = gate
+        self._last = last
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lab.ledger, name)
+
+    async def next_pending(
+        self, limit: int, exclude: frozenset[str], **wanted: Any
+    ) -> Sequence[PendingObject]:
+        answer = await self._lab.ledger.next_pending(limit, exclude, **wanted)
+        if exclude == self._last:
+            self._gate.set()
+            while self._lab.meters.value(metrics.SOURCE_OBJECTS_ENDED, ("none",)) < 16:
+                await self._lab.ledger.chains()
+            for _ in range(10):
+                await self._lab.ledger.chains()
+        return answer
+
+
+def test_once_does_not_end_because_all_that_was_open_ended_at_one_moment(tmp_path: Path) -> None:
+    """The ledger names no further object while every place is taken; when it answers, all places may be free."""
+
+    async def story(lab: Lab) -> None:
+        gate = asyncio.Event()
+        every = [version(f"{n:02}") for n in range(18)]
+        held = every[14:16]
+        source = ScriptedSource({one: [Reading(1, gate=gate if one in held else None)] for one in every})
+        desk = Desk(lab, source, once=True)
+        desk.reader._ledger = SlowAnswers(lab, gate, frozenset(one.uri for one in held))
+        await lab.ledger.discover([seen(one) for one in every])
+        await desk.run()
+        assert sorted(await desk.take(18)) == [RecordKey(one, 0) for one in every]
 
     _play(tmp_path, story)
 

@@ -57,6 +57,15 @@ def test_a_name_that_cannot_be_there_is_refused() -> None:
     store.put(PROBE_PREFIX + "one", b"?")
     with pytest.raises(Refusal, match="its name is new"):
         asyncio.run(probe_sink(store, "one"))
+    claiming = FaultyStore(MemoryStore(), before=[failing(AlreadyExists("there"))])
+    with pytest.raises(Refusal, match="its name is new"):
+        asyncio.run(probe_sink(claiming, "one"))
+
+
+def test_a_clients_own_second_try_is_no_finding() -> None:
+    """Where the first answer is lost the client tries again by itself, and the store rightly refuses that."""
+    store = FaultyStore(MemoryStore(), after=[failing(AlreadyExists("there"))])
+    asyncio.run(probe_sink(store, "one"))
 
 
 def test_a_store_that_does_not_answer_is_not_judged() -> None:

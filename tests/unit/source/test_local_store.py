@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mira_stream.core.errors import AlreadyExists, MiraStreamError, Missing, Refusal, Saturated, Transient
-from mira_stream.source.durable import TEMP_PREFIX, create_durably
+from mira_stream.source.durable import TEMP_PREFIX, create_durably, settle
 from mira_stream.source.local_file import operating_errors
 from mira_stream.source.local_store import LocalStore
 from mira_stream.source.store import open_store
@@ -39,8 +39,9 @@ def test_a_created_file_is_synced_before_and_its_folders_after_it_has_its_name(
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "link", link)
-    create_durably(f"{tmp_path}/a/b/x", b"data")
-    assert steps == ["sync root", "sync folder", "sync file", "link", "sync folder"]
+    create_durably(f"{tmp_path}/a/b/x", b"data", root=str(tmp_path))
+    kept = ["sync folder", "sync folder", "sync root"]
+    assert steps == ["sync root", "sync folder", "sync file", "link", *kept]
     assert (tmp_path / "a/b/x").read_bytes() == b"data"
     assert _names(tmp_path / "a/b") == ["x"]
 
@@ -54,12 +55,42 @@ def test_a_failed_creation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(Saturated, match="make room"):
-            create_durably(f"{tmp_path}/x", b"data")
+            create_durably(f"{tmp_path}/x", b"data", root=str(tmp_path))
     assert _names(tmp_path) == []
-    create_durably(f"{tmp_path}/x", b"data")
+    create_durably(f"{tmp_path}/x", b"data", root=str(tmp_path))
     with pytest.raises(AlreadyExists):
-        create_durably(f"{tmp_path}/x", b"other")
+        create_durably(f"{tmp_path}/x", b"other", root=str(tmp_path))
     assert _names(tmp_path) == ["x"]
+
+
+def test_a_name_that_is_taken_is_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gave it may have died before the sync: what is said to be there survives power loss, as what is created."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x").write_bytes(b"first")
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    with pytest.raises(AlreadyExists):
+        create_durably(f"{tmp_path}/a/x", b"second", root=str(tmp_path))
+    assert synced[-2:] == [(tmp_path / "a").stat().st_ino, tmp_path.stat().st_ino]
+    assert (tmp_path / "a/x").read_bytes() == b"first"
+
+
+def test_a_folder_that_cannot_be_synced_ends_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second sync would say that all is well; the next start publishes the same plan, and finds out whose it is."""
+
+    def fail(fd: int, fsync: Callable[[int], None] = os.fsync) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(Refusal, match="cannot make durable") as error:
+        create_durably(f"{tmp_path}/x", b"data", root=str(tmp_path))
+    assert "next start" in error.value.hint
+    with pytest.raises(Refusal, match="cannot make durable"):
+        settle(str(tmp_path))
 
 
 def test_what_a_crash_left_behind_is_not_listed(tmp_path: Path) -> None:
