@@ -3,7 +3,7 @@
 All methods are cancel points unless they are plain `def`. Errors are those of `core/errors.py`; nothing else leaks.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -12,7 +12,7 @@ from mira_stream.control.intervals import IntervalSet
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import Line, ObjectVersion, RecordKey
 from mira_stream.core.request import PromptIds
-from mira_stream.core.segment import Plan, PublishedKey, Received, Trailer
+from mira_stream.core.segment import Cumulated, Plan, PublishedKey, Received, Trailer
 from mira_stream.core.usage import Load, Reply, ServedModel
 
 Clock = Callable[[], float]
@@ -138,6 +138,45 @@ class Backlog(msgspec.Struct, frozen=True):
     sealed: bool
 
 
+class Chain(msgspec.Struct, frozen=True):
+    """A chain as one listing of the sink shows it.
+
+    Args:
+        held: the seqs that have a segment.
+        checkpoint: the seq of the newest checkpoint, -1 without one; what it covers may have been removed.
+        since: when the oldest segment above that checkpoint was written, or earlier; seconds since the epoch.
+    """
+
+    held: IntervalSet
+    checkpoint: int = -1
+    since: float = 0.0
+
+    @property
+    def end(self) -> int:
+        """The seq behind all that was published."""
+        return max(self.held.end, self.checkpoint + 1)
+
+    @property
+    def missing(self) -> IntervalSet:
+        """The seqs above the checkpoint that should have a segment and have none."""
+        return IntervalSet.from_spans([(self.checkpoint + 1, self.end)]).minus(self.held)
+
+
+class Checkpoint(Protocol):
+    """All that the segments of a chain hold together, up to one of them; derived from the chain alone."""
+
+    @property
+    def partition(self) -> str:
+        """Whose chain."""
+
+    @property
+    def seq(self) -> int:
+        """The last segment that it covers; it covers all before too."""
+
+    def entries(self) -> Iterator[Cumulated]:
+        """One per object version and generation, ascending, in bounded memory; blocking. Raises Corrupt."""
+
+
 class Ledger(Protocol):
     """The durable write-ahead cache of one daemon. Everything it returns from has been synced to disk."""
 
@@ -175,6 +214,10 @@ class Ledger(Protocol):
         """Somebody else published (partition, seq): take over its ranges and lines, also of unknown objects, drop our
         stored copies of its rows and the sealed plan of that seq. Returns the keys of the dropped rows."""
 
+    async def adopt_checkpoint(self, checkpoint: Checkpoint) -> Sequence[Received]:
+        """The chain is published up to that checkpoint: take over all that it says, in one transaction, and go on
+        behind it. Returns the stored outcomes of ours that are published there, now dropped. Idempotent."""
+
     async def is_published(self, key: RecordKey) -> bool:
         """Whether that row is in the published ranges."""
 
@@ -194,14 +237,18 @@ class Ledger(Protocol):
 class Sink(Protocol):
     """The published segments: the truth."""
 
-    async def publish(self, plan: Plan) -> Trailer:
+    async def publish(self, plan: Plan) -> Trailer | None:
         """Steps 3 and 4: create the segment and confirm whose it is; retries until known.
 
-        Returns the trailer that stands at (partition, seq): ours if its `plan_id` is the plan's.
+        Returns the trailer that stands at (partition, seq): ours if its `plan_id` is the plan's. None: a checkpoint
+        covers that place, and what stood there has been removed since; nothing was published.
         """
 
     async def trailer(self, partition: str, seq: int) -> Trailer | None:
         """The trailer of a segment, by one bounded range read; None if there is no such segment. Raises Corrupt."""
+
+    async def trailers(self, partition: str, start: int, stop: int) -> Sequence[Trailer | None]:
+        """Those of `[start, stop)`, some of them read at the same time; None for a segment that is not there."""
 
     async def rows(self, partition: str, seq: int) -> Sequence[PublishedKey]:
         """The keys and outcomes of a published segment's rows."""
@@ -211,6 +258,18 @@ class Sink(Protocol):
 
     async def chains(self) -> dict[str, int]:
         """For each partition that has a segment the seq behind its last one, whatever may be missing before it."""
+
+    async def survey(self) -> Mapping[str, Chain]:
+        """Every chain that has a segment or a checkpoint, by one listing."""
+
+    async def checkpoint(self, partition: str) -> Checkpoint | None:
+        """The newest checkpoint of a chain, read whole, or None. Raises Corrupt."""
+
+    async def write_checkpoint(self, partition: str, seq: int) -> None:
+        """Create the checkpoint at `seq` if there is none at or above it; every segment up to `seq` is published.
+
+        Raises Corrupt if a segment above the checkpoint before it is missing or damaged.
+        """
 
 
 class PromptCounter(Protocol):

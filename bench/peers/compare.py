@@ -1,6 +1,6 @@
 """Build + POST + parse against datatrove and openai: CPU per record, on the same prompts, against the same replica.
 
-They want an environment of their own: `python -m venv peers && peers/bin/pip install datatrove openai orjson aiofiles`, and its
+They want an environment of their own: `python -m venv peers && peers/bin/pip install datatrove openai httpx orjson aiofiles`, and its
 interpreter in the environment variable MIRA_STREAM_PEERS_PYTHON.
 """
 
@@ -26,7 +26,7 @@ _LOOPS = Path(__file__).with_name("loops.py")
 _WARM_UP = 64
 _PROMPTS = 200
 _CHARS = (40_000, 160_000)
-_NEEDED = "import datatrove.pipeline.inference.run_inference, openai, orjson, aiofiles"
+_NEEDED = "import datatrove.pipeline.inference.run_inference, openai, httpx, orjson, aiofiles"
 
 
 def measure(*, runs: int = 5, requests: int = 3000) -> dict[str, object]:
@@ -53,7 +53,7 @@ def _python() -> str:
     if subprocess.run([python, "-c", _NEEDED], capture_output=True, check=False).returncode:
         sys.exit(
             f"{python} cannot import datatrove and openai, which are measured here.\n"
-            "  python -m venv peers && peers/bin/pip install datatrove openai orjson aiofiles\n"
+            "  python -m venv peers && peers/bin/pip install datatrove openai httpx orjson aiofiles\n"
             f"  {VARIABLE}=peers/bin/python python -m bench peers"
         )
     return python

@@ -56,6 +56,16 @@ class Trailer(msgspec.Struct, frozen=True):
     lines: tuple[ObjectLines, ...] = ()
 
 
+class Cumulated(msgspec.Struct, frozen=True, array_like=True):
+    """What one chain holds of an object version in one generation, up to a checkpoint; `lines` as in a trailer."""
+
+    uri: str
+    etag: str
+    generation: int
+    spans: tuple[Span, ...]
+    lines: int | None = None
+
+
 class Plan(msgspec.Struct, frozen=True):
     """A sealed plan: the ordered rows of the segment (partition, seq), and its trailer.
 

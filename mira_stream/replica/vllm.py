@@ -191,7 +191,7 @@ class VllmReplica:
         try:
             completion = _completion.decode(answer)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            raise self._not_understood("a chat completion") from error
+            raise self._not_understood("a chat completion", why=error) from error
         return self._reply(completion, latency, report)
 
     async def models(self) -> Sequence[ServedModel]:
@@ -334,8 +334,9 @@ class VllmReplica:
             text = f"{self.name} ended the reply itself (finish reason {reason})"
             raise Transient(TransientKind.SERVER, text, 200)
 
-    def _not_understood(self, expected: str) -> Transient:
-        text = f"{self.name} answered 200 with something that is not {expected}; check the address and its version"
+    def _not_understood(self, expected: str, *, why: Exception | None = None) -> Transient:
+        reason = "" if why is None else f" ({why})"
+        text = f"{self.name} answered 200 with something that is not {expected}{reason}; check the address and its version"
         return Transient(TransientKind.PROTOCOL, text, 200)
 
     async def _call(

@@ -1,6 +1,7 @@
 """Published segments, read: their names, their trailers by one bounded range read, and their rows in a stream."""
 
 import asyncio
+from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -8,12 +9,19 @@ from typing import TypeVar
 
 import msgspec
 
-from mira_stream.core.errors import Corrupt, Missing
+from mira_stream.control.intervals import IntervalSet
+from mira_stream.core.errors import Corrupt, MiraStreamError, Missing
 from mira_stream.core.outcome import Reason
 from mira_stream.core.partition import segment_name
 from mira_stream.core.row import row_digest
 from mira_stream.core.segment import PublishedKey, Trailer, plan_id
-from mira_stream.ports import ObjectStore, StoredObject
+from mira_stream.ports import Chain, ObjectStore, StoredObject
+from mira_stream.sink.checkpoints import (
+    CheckpointFile,
+    checkpoint_key,
+    checkpoint_prefix,
+    parse_checkpoint_key,
+)
 from mira_stream.sink.format import (
     RESERVED,
     RowDecoder,
@@ -29,13 +37,16 @@ from mira_stream.sink.retry import Patience
 T = TypeVar("T")
 _TAIL_BYTES = 64 << 10
 _PIECE_BYTES = 4 << 20
+TRAILERS_AT_ONCE = 16
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A name in the sink; `place` is (partition, seq) if it is a segment's name."""
+    """A name in the sink; `place` is (partition, seq) of a segment, `checkpoint` that of a checkpoint."""
 
     key: str
     place: tuple[str, int] | None
+    checkpoint: tuple[str, int] | None = None
+    modified: float = 0.0
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -44,6 +55,31 @@ class Segment(msgspec.Struct, frozen=True):
     key: str
     trailer: Trailer
     data_bytes: int
+
+
+class _Sight:
+    """What a listing has shown of a chain so far."""
+
+    def __init__(self) -> None:
+        self._seqs = array("q")
+        self._checkpoint = -1
+        self._since = float("inf")
+
+    def add(self, seq: int, listed: Listed) -> None:
+        if listed.checkpoint:
+            self._checkpoint = max(self._checkpoint, seq)
+            return
+        self._seqs.append(seq)
+        # Unsorted listings may name the checkpoint later: too early a time is harmless.
+        if seq > self._checkpoint:
+            self._since = min(self._since, listed.modified)
+
+    def chain(self) -> Chain:
+        return Chain(IntervalSet.from_ordinals(self._seqs), self._checkpoint, self._since)
+
+
+def _listed(entry: StoredObject) -> Listed:
+    return Listed(entry.key, parse_segment_key(entry.key), parse_checkpoint_key(entry.key), entry.modified)
 
 
 class SegmentReader:
@@ -71,19 +107,78 @@ class SegmentReader:
 
     async def chains(self) -> dict[str, int]:
         """For each of them the seq behind its last segment, whatever may be missing before it."""
-        return await self.patience.until_known(self._list_chains)
+        found = await self.survey()
+        return {partition: chain.held.end for partition, chain in found.items() if chain.held}
 
-    async def _list_chains(self) -> dict[str, int]:
-        found: dict[str, int] = {}
+    async def survey(self) -> dict[str, Chain]:
+        """Every chain that has a segment or a checkpoint, by one listing; 8 bytes of memory per segment meanwhile."""
+        return await self.patience.until_known(self._survey)
+
+    async def _survey(self) -> dict[str, Chain]:
+        found: dict[str, _Sight] = {}
         async for page in self.names():
-            for partition, seq in (listed.place for listed in page if listed.place):
-                found[partition] = max(found.get(partition, 0), seq + 1)
-        return found
+            for listed in page:
+                if place := listed.place or listed.checkpoint:
+                    sight = found.setdefault(place[0], _Sight())
+                    sight.add(place[1], listed)
+        return {partition: sight.chain() for partition, sight in found.items()}
 
     async def names(self) -> AsyncIterator[list[Listed]]:
-        """One listing of the sink, page by page, our own folder left out. Raises Transient like the store's."""
+        """One listing of the sink, page by page; of our own folder the checkpoints only. Raises like the store's."""
         async for page in self._store.list():
-            yield [Listed(e.key, parse_segment_key(e.key)) for e in page if not e.key.startswith(RESERVED)]
+            told = [_listed(entry) for entry in page]
+            yield [one for one in told if one.checkpoint or not one.key.startswith(RESERVED)]
+
+    async def checkpoint(self, partition: str) -> CheckpointFile | None:
+        """The newest checkpoint of a chain, read whole, or None if it has none. Raises Corrupt."""
+        seqs = await self.checkpoints(partition)
+        return await self.open_checkpoint(partition, max(seqs)) if seqs else None
+
+    async def checkpoints(self, partition: str) -> list[int]:
+        """The seqs of all checkpoints of a chain, by one listing of their folder."""
+        return await self.patience.until_known(
+            lambda: self.patience.answered(lambda: self.look_for_checkpoints(partition))
+        )
+
+    async def look_for_checkpoints(self, partition: str) -> list[int]:
+        """`checkpoints`, tried once: raises Transient or Saturated too."""
+        seqs: list[int] = []
+        async for page in self._store.list(checkpoint_prefix(partition)):
+            places = [parse_checkpoint_key(entry.key) for entry in page]
+            seqs += [place[1] for place in places if place and place[0] == partition]
+        return seqs
+
+    async def open_checkpoint(self, partition: str, seq: int) -> CheckpointFile:
+        """A checkpoint that was listed. Raises Corrupt, or Missing if it is gone."""
+        key = checkpoint_key(partition, seq)
+        data = bytearray()
+        while len(data) % _PIECE_BYTES == 0:
+            piece = await self._get(key, len(data), len(data) + _PIECE_BYTES)
+            data += piece
+            if not piece:
+                break
+        file = await self._run(lambda: CheckpointFile(bytes(data), f"{self.uri}/{key}"))
+        if (file.partition, file.seq) != (partition, seq):
+            claimed = checkpoint_key(file.partition, file.seq)
+            raise self._corrupt(key, f"it says that it is {claimed}")
+        return file
+
+    async def trailers(self, partition: str, start: int, stop: int) -> Sequence[Trailer | None]:
+        """Those of `[start, stop)` in order, `TRAILERS_AT_ONCE` of them read at the same time. Raises Corrupt."""
+        found: list[Trailer | None] = []
+        for first in range(start, stop, TRAILERS_AT_ONCE):
+            seqs = range(first, min(first + TRAILERS_AT_ONCE, stop))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self.trailer(partition, seq)) for seq in seqs]
+            except* MiraStreamError as errors:
+                trouble = errors
+            else:
+                trouble = None
+                found += [task.result() for task in tasks]
+            if trouble is not None:
+                raise trouble.exceptions[0]
+        return found
 
     async def trailer(self, partition: str, seq: int) -> Trailer | None:
         """The trailer that stands at (partition, seq), or None if nothing does. Raises Corrupt."""

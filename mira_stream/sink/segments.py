@@ -36,38 +36,46 @@ class SegmentSink(SegmentReader):
         self._level = settings.compression_level
         self._failpoint = failpoint
 
-    async def chains(self) -> dict[str, int]:
+    async def survey(self) -> dict[str, Chain]:
         """As the reader's; what was listed survives power loss from then on, so that it may be adopted."""
-        found = await super().chains()
+        found = await super().survey()
         await self.patience.until_known(self._store.settle)
         return found
 
-    async def publish(self, plan: Plan) -> Trailer:
+    async def publish(self, plan: Plan) -> Trailer | None:
         """Steps 3 and 4, for the same plan until it is known what stands at (partition, seq); cancellable.
 
-        Returns the trailer that stands there: ours if its `plan_id` is the plan's. Raises Corrupt if what stands there
-        is no segment.
+        Returns the trailer that stands there: ours if its `plan_id` is the plan's. None if a checkpoint covers that
+        place and what stood there is gone. Raises Corrupt if what stands there is no segment.
         """
         data = await self._run(lambda: encode_segment(plan, level=self._level))
         return await self.patience.until_known(lambda: self._try_to_publish(plan, data))
 
-    async def _try_to_publish(self, plan: Plan, data: bytes) -> Trailer:
+    async def _try_to_publish(self, plan: Plan, data: bytes) -> Trailer | None:
         self._failpoint("publish.before")
-        doubt = await self._create(segment_key(plan.partition, plan.seq), data)
+        doubt = await self._create_above_checkpoints(plan, data)
         self._failpoint("publish.after")
         self._failpoint("confirm.before")
-        found = await self.look(plan.partition, plan.seq) if doubt else None
+        trailer = plan.trailer if doubt is None else await self._standing(plan)
         self._failpoint("confirm.after")
-        if doubt and found is None:
+        if isinstance(doubt, Transient) and trailer is None:
             raise doubt
-        return found.trailer if found else plan.trailer
+        return trailer
 
-    async def _create(self, key: str, data: bytes) -> Transient | None:
+    async def _create_above_checkpoints(self, plan: Plan, data: bytes) -> "Transient | _Covered | None":
         """None if the store says that ours was created; else what is wrong if nothing turns out to stand there."""
+
+        async def create() -> _Covered | None:
+            if max(await self.look_for_checkpoints(plan.partition), default=-1) >= plan.seq:
+                return _Covered()
+            await self._store.create(segment_key(plan.partition, plan.seq), data)
+            return None
+
         try:
-            await self.patience.answered(lambda: self._store.create(key, data))
+            # In one: a process that was stopped between the two for long gets no answer in time, and looks again.
+            return await self.patience.answered(create)
         except AlreadyExists:
+            key = segment_key(plan.partition, plan.seq)
             return Transient(TransientKind.SERVER, f"{self.uri}/{key} was there and is gone")
         except Transient as error:
             return error
-        return None

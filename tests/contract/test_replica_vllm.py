@@ -377,6 +377,16 @@ def test_an_answer_that_is_no_completion_is_a_protocol_error(body: bytes) -> Non
     assert is_for_people(str(ended))
 
 
+def test_what_was_not_understood_is_named() -> None:
+    """An operator reads what is missing: here a server that does not say what its answers cost."""
+    told = completion()
+    del told["usage"]
+    ended = ask(answering(200, json.dumps(told)))
+    assert isinstance(ended, Transient)
+    assert "`usage`" in str(ended)
+    assert is_for_people(str(ended))
+
+
 def test_thinking_that_took_all_tokens_is_an_empty_reply() -> None:
     """No content beside some reasoning is what the model said: nothing, cut by length."""
     told = completion(finish_reason="length")

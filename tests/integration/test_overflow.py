@@ -14,11 +14,11 @@ import aiohttp
 import pytest
 import structlog
 import zstandard
+from tokenizers import Tokenizer
 
 from mira_stream.daemon.build import built
 from mira_stream.daemon.config import parse_config
 from mira_stream.replica.chat_template import load_chat_template
-from mira_stream.replica.tokenizer import Tokenizer
 from mira_stream.sim import intake, server
 from mira_stream.sim.service import running_sim
 from mira_stream.sim.settings import SimSettings
@@ -69,15 +69,12 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def counts_as_qwen(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> Count:
-    """From now on simulated replicas count conversations with the real server's vocabulary and template.
-
-    By the quick library, which `test_counter.py` holds against the server's own.
-    """
-    tokenizer, template = Tokenizer(qwen / "tokenizer.json"), load_chat_template(qwen, {})
+    """From now on simulated replicas count conversations with the library and the vocabulary of the real server."""
+    tokenizer, template = Tokenizer.from_file(str(qwen / "tokenizer.json")), load_chat_template(qwen, {})
 
     @lru_cache(maxsize=64)
     def of(texts: tuple[str, ...]) -> int:
-        return len(tokenizer.encode_prompt(template.render(*texts).encode()))
+        return len(tokenizer.encode(template.render(*texts), add_special_tokens=False).ids)
 
     def count(turns: Sequence[Turn], *, generation: bool = True) -> int:
         assert generation

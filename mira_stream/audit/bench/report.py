@@ -99,7 +99,7 @@ def charts(report: Report) -> list[Chart]:
 
     def chart(title: str, unit: str, names: Sequence[tuple[str, Sequence[float], float]]) -> Chart:
         series = [Series(name=name, x=x, y=y) for name, y, _ in names]
-        if own:
+        if own and own.concurrency > 0:  # replicas that answer at once are never seen with anything in flight
             mine = [at for _, _, at in names]
             name = f"{OWN}, p50 and p99" if len(mine) > 1 else OWN
             series.append(Series(name=name, x=[own.concurrency] * len(mine), y=mine, style="marks"))

@@ -38,8 +38,9 @@ def _rates(window: Window, mix: Mix, share: float) -> tuple[float, float, bool]:
         if load.prompt_tokens is None or load.generation_tokens is None:
             return None
         return (
-            share * load.prompt_tokens / mix.prompt_tokens
-            + (1 - share) * load.generation_tokens / mix.output_tokens
+            share * load.prompt_tokens / max(1.0, mix.prompt_tokens)
+            # There are servers that count no tokens of their replies.
+            + (1 - share) * load.generation_tokens / max(1.0, mix.output_tokens)
         )
 
     if not is_foreign(window):

@@ -1,11 +1,13 @@
 """The bench's arithmetic: rates, capacity, the knee and what follows from it, without a loop or a clock."""
 
 import random
+from io import StringIO
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from mira_stream.audit.bench.advice import conclude, effort, limited_by, target
 from mira_stream.audit.bench.alone import rates
@@ -22,9 +24,10 @@ from mira_stream.audit.bench.figures import (
     work_share,
 )
 from mira_stream.audit.bench.measure import Measured
+from mira_stream.audit.bench.report import Report, charts, tell
 from mira_stream.audit.bench.sample import Reservoir
 from mira_stream.audit.bench.steady import points_of
-from mira_stream.audit.bench.values import Answer, Failure, Look, Mix, Point, Spread, Window
+from mira_stream.audit.bench.values import Answer, Failure, Look, Mix, Point, Sampled, Spread, Window
 from mira_stream.core.usage import Load
 
 MIX = Mix(prompt_tokens=30_000, output_tokens=700, prefill_tokens_per_second=25_000)
@@ -224,6 +227,33 @@ def window(name: str, load: float, *, loads: bool = True, foreign: int = 0, fail
         looks={"r": looks if loads else []},
         flights=[],
     )
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_replies_that_cost_nothing_still_make_a_point(loads: bool) -> None:
+    """A server that says 0 tokens of its replies is measured all the same."""
+    mix = Mix(prompt_tokens=30_000, output_tokens=0, prefill_tokens_per_second=None)
+    (found,) = points_of([window("8", 8, loads=loads)], mix)
+    assert found.records_per_second > 0
+
+
+def test_an_own_load_never_seen_in_flight_is_left_out_of_the_charts() -> None:
+    """Replicas that answer at once: on an axis of doublings there is no place for 0, and the report is whole."""
+    found = measured(point(1, 100.0), point(2, 100.0), own=point(0, 100.0))
+    report = Report(
+        version="", ended="", group="agent/A", model="m", replicas=["r"], simulated=False, gpus_per_replica=1,
+        seconds_per_point=1.0, time_scale=1.0, wall_seconds=1.0,
+        corpus=Sampled(
+            origin="", objects=1, listed=1, lines=1, records=1, prompt_tokens=spread([1.0]), truncated=0,
+            left_out={}, whole=True,
+        ),
+        measured=found, verdict=conclude(found, replicas=1, gpus_per_replica=1, engine_tokens=None),
+        effort=None, target=None,
+    )  # fmt: skip
+    told = StringIO()
+    tell(Console(file=told, width=120), report)
+    assert "mira-stream ▸" in told.getvalue()
+    assert [one.name for one in charts(report)[0].series] == ["fixed concurrency"]
 
 
 @pytest.mark.parametrize("loads", [True, False])

@@ -97,7 +97,7 @@ def test_a_ledger_in_step_reads_no_segment(tmp_path: Path) -> None:
             await recover(lab.ledger, _Noting(lab, reads), lab.committer)
 
     asyncio.run(life())
-    assert reads == ["chains"]
+    assert reads == ["survey"]
 
 
 class _Noting:
@@ -107,9 +107,9 @@ class _Noting:
         self._lab = lab
         self._calls = calls
 
-    async def chains(self) -> dict[str, int]:
-        self._calls.append("chains")
-        return await self._lab.sink.chains()
+    async def survey(self) -> object:
+        self._calls.append("survey")
+        return await self._lab.sink.survey()
 
     async def trailer(self, partition: str, seq: int) -> object:
         self._calls.append(f"trailer {seq}")
