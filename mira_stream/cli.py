@@ -184,13 +184,17 @@ def status(
     url: Annotated[
         str | None, typer.Option("--url", help="Its address instead, such as http://127.0.0.1:9464.")
     ] = None,
+    token_env: Annotated[
+        str | None,
+        typer.Option("--token-env", help="Environment variable with its token; default: as configured."),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it until interrupted.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """What a running daemon does, what limits each replica, and what was wasted."""
-    from mira_stream.daemon.status_view import show_status, status_url
+    from mira_stream.daemon.status_view import show_status, status_token, status_url
 
-    show_status(status_url(config, url), watch=watch, as_json=as_json)
+    show_status(status_url(config, url), watch=watch, as_json=as_json, token=status_token(config, token_env))
 
 
 @app.command()

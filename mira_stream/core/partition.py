@@ -30,7 +30,12 @@ def shard_of(uri: str, shards: int) -> int:
 
 def partition_name(source: str, uri: str, shards: int) -> str:
     """`source=<source>/shard=<NN>`."""
-    return f"source={encode_name(source)}/shard={shard_of(uri, shards):02d}"
+    return f"{source_prefix(source)}shard={shard_of(uri, shards):02d}"
+
+
+def source_prefix(source: str) -> str:
+    """What the names of all partitions of a source begin with."""
+    return f"source={encode_name(source)}/"
 
 
 def segment_name(partition: str, seq: int, plan_id: str) -> str:

@@ -11,6 +11,7 @@ from mira_stream.core.errors import MiraStreamError, Refusal
 from mira_stream.core.reply import parse
 from mira_stream.daemon.config import Config
 from mira_stream.daemon.counters import canned_chat, open_counters
+from mira_stream.daemon.http_guard import guard_of
 from mira_stream.daemon.lake import open_ledger, open_stores, probe_stores
 from mira_stream.daemon.pools import PoolPlan, plan_pools
 from mira_stream.pipeline.watch import unfit
@@ -58,6 +59,7 @@ class Report(msgspec.Struct, frozen=True):
 async def check_all(config: Config, *, offline: bool) -> Report:
     """Look at everything, or (`offline`) at what needs neither stores nor replicas. Raises Refusal if the
     configuration itself cannot be used."""
+    guard_of(config.http)
     plans = plan_pools(config)
     stores = open_stores(config, Meters())
     findings = [_rubric_finding(plan) for plan in plans]

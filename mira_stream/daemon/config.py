@@ -99,8 +99,19 @@ class HttpSection(msgspec.Struct, frozen=True, kw_only=True):
     """`[http]`: metrics, health and status."""
 
     listen: Annotated[
-        str, Meta(pattern=r"^\S+:\d+$", description="host:port to serve on; port 0 takes any free one.")
+        str,
+        Meta(
+            pattern=r"^\S+:\d+$",
+            description="host:port to serve on; port 0 takes any free one. Other machines than this one need a token.",
+        ),
     ] = "127.0.0.1:9464"
+    token_env: Annotated[
+        str | None,
+        Meta(
+            description="Environment variable (or systemd credential) that holds the token which every request must "
+            "bear; needed unless `listen` is a loopback address."
+        ),
+    ] = None
 
 
 class LogSection(msgspec.Struct, frozen=True, kw_only=True):

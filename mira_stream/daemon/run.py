@@ -11,9 +11,11 @@ import structlog
 
 from mira_stream.daemon.build import built
 from mira_stream.daemon.config import Config
+from mira_stream.daemon.core_files import forbid_core_files
 from mira_stream.daemon.descriptors import raise_descriptor_limit
 from mira_stream.daemon.heartbeat import beat
 from mira_stream.daemon.http import make_app, serving
+from mira_stream.daemon.http_guard import guard_of
 from mira_stream.daemon.notify import Notifier
 from mira_stream.daemon.reload import Reloader, Setup, setup_of
 from mira_stream.daemon.service import Daemon
@@ -33,12 +35,16 @@ async def run_daemon(config: Config, *, once: bool, read: Callable[[], Config] |
     `read` reads the configuration again, where SIGHUP asks for it.
     """
     configure_logs(config.log.level, as_json=config.log.format == "json")
+    forbid_core_files()
+    guard = guard_of(config.http)
     notifier = Notifier()
     raise_descriptor_limit()
     with _hangups() as asked:
         async with (
             built(config, once=once) as daemon,
-            serving(make_app(daemon.exporter, daemon.status, daemon.unready), config.http.listen) as url,
+            serving(
+                make_app(daemon.exporter, daemon.status, daemon.unready, guard=guard), config.http.listen
+            ) as url,
         ):
             _log.info("listening", url=url)
             _collect_less_often()

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from mira_stream.core.errors import Refusal
 from mira_stream.daemon.config import load_config
+from mira_stream.daemon.http_guard import http_token
 from mira_stream.daemon.status import PoolStatus, ReplicaStatus, Status
 
 _BAR = 10
@@ -51,34 +52,40 @@ def status_url(config: Path | None, url: str | None) -> str:
     return url.rstrip("/") + "/status.json"
 
 
+def status_token(config: Path | None, token_env: str | None) -> str | None:
+    """What the daemon asks for, if it does: named by hand, else by its configuration. Raises Refusal."""
+    name = token_env or (load_config(config).http.token_env if config is not None else None)
+    return None if name is None else http_token(name)
+
+
 def _reachable(host: str) -> str:
     """A daemon that listens on every address is reached on this one."""
     return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - not bound
 
 
-def show_status(url: str, *, watch: bool, as_json: bool) -> None:
+def show_status(url: str, *, watch: bool, as_json: bool, token: str | None = None) -> None:
     """Print it once, or show it until interrupted. Raises Refusal if nobody answers there."""
     if as_json:
-        body = _fetch(url)
+        body = _fetch(url, token)
         _decoded(body, url)
         sys.stdout.write(body.decode() + "\n")
         return
     console = Console()
     if not watch:
-        console.print(picture(_status(url)))
+        console.print(picture(_status(url, token)))
         return
     try:
-        with Live(picture(_status(url)), console=console, screen=True, auto_refresh=False) as live:
+        with Live(picture(_status(url, token)), console=console, screen=True, auto_refresh=False) as live:
             while True:
                 time.sleep(_REFRESH_SECONDS)
-                live.update(picture(_status(url)), refresh=True)
+                live.update(picture(_status(url, token)), refresh=True)
     except KeyboardInterrupt:
         return
 
 
-def _fetch(url: str) -> bytes:
+def _fetch(url: str, token: str | None) -> bytes:
     try:
-        return asyncio.run(_get(url))
+        return asyncio.run(_get(url, {"Authorization": f"Bearer {token}"} if token else {}))
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise Refusal(
             f"no daemon answers at {url}: {_reason(error)}",
@@ -88,6 +95,8 @@ def _fetch(url: str) -> bytes:
 
 def _reason(error: Exception) -> str:
     match error:
+        case aiohttp.ClientResponseError(status=401):
+            return "it asks for a token: give --token-env NAME, or the --config that names it"
         case TimeoutError():
             return f"nothing whole came within {_TIMEOUT_SECONDS:.0f} s"
         case aiohttp.InvalidURL():
@@ -98,12 +107,12 @@ def _reason(error: Exception) -> str:
             return str(error)
 
 
-async def _get(url: str) -> bytes:
+async def _get(url: str, headers: dict[str, str]) -> bytes:
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
     body = bytearray()
     async with (
         aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session,
-        session.get(url) as answer,
+        session.get(url, headers=headers) as answer,
     ):
         async for chunk in answer.content.iter_any():
             body += chunk
@@ -112,8 +121,8 @@ async def _get(url: str) -> bytes:
     return bytes(body)
 
 
-def _status(url: str) -> Status:
-    return _decoded(_fetch(url), url)
+def _status(url: str, token: str | None) -> Status:
+    return _decoded(_fetch(url, token), url)
 
 
 def _decoded(body: bytes, url: str) -> Status:

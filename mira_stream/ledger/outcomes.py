@@ -103,17 +103,33 @@ class Outcomes:
 
         Returns the ordinals deleted.
         """
+        return [one.key.ordinal for one in self.take_published(object_id, generation, spans)]
+
+    def take_published(self, object_id: int, generation: int, spans: IntervalSet) -> list[Received]:
+        """As `drop_unsealed`; returns what was deleted, without the encoded rows."""
         dropped = [
-            pair for start, stop in spans.spans for pair in self._unsealed(object_id, generation, start, stop)
+            row for start, stop in spans.spans for row in self._unsealed(object_id, generation, start, stop)
         ]
-        self._db.executemany("DELETE FROM outcomes WHERE id = ?", [(number,) for number, _ in dropped])
+        self._db.executemany("DELETE FROM outcomes WHERE id = ?", [(number,) for number, *_ in dropped])
         if generation == 0:
             self._objects.count_received(object_id, -len(dropped))
-        return [ordinal for _, ordinal in dropped]
+        version = self._objects.version_of(object_id)
+        return [
+            Received(
+                self._partitions.name_of(partition),
+                RecordKey(version, ordinal, generation),
+                Outcome(outcome),
+                Reason(reason) if reason else None,
+                b"",
+            )
+            for _, ordinal, partition, outcome, reason in dropped
+        ]
 
-    def _unsealed(self, object_id: int, generation: int, start: int, stop: int) -> Iterable[tuple[int, int]]:
+    def _unsealed(
+        self, object_id: int, generation: int, start: int, stop: int
+    ) -> Iterable[tuple[int, int, int, str, str | None]]:
         return self._db.execute(
-            "SELECT o.id, o.ordinal FROM outcomes AS o LEFT JOIN plans AS p USING (partition)"
+            "SELECT o.id, o.ordinal, o.partition, o.outcome, o.reason FROM outcomes AS o LEFT JOIN plans AS p USING (partition)"
             " WHERE o.object = ? AND o.generation = ? AND o.ordinal >= ? AND o.ordinal < ?"
             " AND (p.seq IS NULL OR o.id > p.through OR o.id IN (SELECT value FROM json_each(p.held)))",
             (object_id, generation, start, stop),

@@ -8,11 +8,12 @@ import msgspec
 from mira_stream.control.intervals import IntervalSet
 from mira_stream.control.sealing import Progress, RollLimits, Sealed, plan_id_of, seal_plan
 from mira_stream.core.record import ObjectVersion, RecordKey
-from mira_stream.core.segment import ObjectLines, Plan, PublishedKey, Trailer
+from mira_stream.core.segment import ObjectLines, Plan, PublishedKey, Received, Trailer
 from mira_stream.ledger.objects import Objects
 from mira_stream.ledger.outcomes import Outcomes
 from mira_stream.ledger.partitions import Partitions
 from mira_stream.ledger.spans import PublishedSpans
+from mira_stream.ports import Checkpoint
 
 _LATE_MAX = 1_000  # ends that one trailer takes along beside its own
 _encode = msgspec.json.Encoder().encode
@@ -156,6 +157,26 @@ class Plans:
         ]
         for object_id, version in self._publish(holding, trailer.lines).items():
             self._objects.settle_pending(object_id, version)
+        return dropped
+
+    def adopt_checkpoint(self, checkpoint: Checkpoint) -> list[Received]:
+        """The chain up to its seq is published; returns our rows that are in there."""
+        partition_id = self._partitions.id_of(checkpoint.partition)
+        if checkpoint.seq < self._partitions.next_seq(partition_id):
+            return []
+        self._partitions.move_on(partition_id, checkpoint.seq + 1)
+        has_rows = self._outcomes.last_number() > 0
+        dropped: list[Received] = []
+        for entry in checkpoint.entries():
+            version = ObjectVersion(entry.uri, entry.etag)
+            ordinals = IntervalSet(entry.spans)
+            if has_rows and ordinals:
+                object_id = self._objects.id_of(version)
+                dropped += self._outcomes.take_published(object_id, entry.generation, ordinals)
+            held = {(version, entry.generation): ordinals} if ordinals else {}
+            ends = () if entry.lines is None else (ObjectLines(entry.uri, entry.etag, entry.lines),)
+            for object_id, touched in self._publish(held, ends).items():
+                self._objects.settle_pending(object_id, touched)
         return dropped
 
 

@@ -25,7 +25,7 @@ from mira_stream.ledger.settings import LedgerSettings
 from mira_stream.ledger.spans import PublishedSpans
 from mira_stream.ledger.sums import PageSums, page_sums
 from mira_stream.ledger.trouble import operating_errors
-from mira_stream.ports import Backlog, Clock, PendingObject, SeenObject
+from mira_stream.ports import Backlog, Checkpoint, Clock, PendingObject, SeenObject
 
 _GROUP_COMMIT_MAX = 256
 _T = TypeVar("_T")
@@ -161,6 +161,10 @@ class SqliteLedger:
     async def adopt(self, trailer: Trailer, rows: Sequence[PublishedKey]) -> Sequence[RecordKey]:
         """Somebody else published (partition, seq), the next of the chain. Idempotent; `rows` may be left out."""
         return await self._write(lambda: self._tables.plans.adopt(trailer, rows))
+
+    async def adopt_checkpoint(self, checkpoint: Checkpoint) -> Sequence[Received]:
+        """The chain is published up to that checkpoint. One transaction, however many objects it names. Idempotent."""
+        return await self._write(lambda: self._tables.plans.adopt_checkpoint(checkpoint))
 
     # What is there.
 

@@ -1,19 +1,24 @@
 """From outcomes to published segments: receive, seal, publish, confirm, advance; and what a rival published."""
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
 
 from mira_stream.control.sealing import RollLimits
-from mira_stream.core.record import RecordKey
-from mira_stream.core.segment import Plan, Received, Trailer
+from mira_stream.core.errors import Corrupt, Missing
+from mira_stream.core.outcome import Reason
+from mira_stream.core.partition import source_prefix
+from mira_stream.core.record import ObjectVersion, RecordKey
+from mira_stream.core.segment import Plan, PublishedKey, Received, Trailer
 from mira_stream.pipeline.account import Account, Stage
 from mira_stream.pipeline.channel import Channel, Closed
+from mira_stream.pipeline.checkpoints import Checkpoints
 from mira_stream.pipeline.fills import Fills
 from mira_stream.pipeline.under_way import UnderWay
-from mira_stream.ports import Clock, Ledger, Sink
+from mira_stream.ports import Checkpoint, Clock, Ledger, Sink
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
 
@@ -31,6 +36,8 @@ class CommitSettings(msgspec.Struct, frozen=True, kw_only=True):
     backlog_rows_max: int
     backlog_bytes_max: int
     publishers_max: int = 4
+    checkpoint_segments: int = 1_000
+    checkpoint_seconds: float = 86_400.0
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -59,6 +66,7 @@ class Committer:
         clock: Clock,
     ) -> None:
         self.under_way = UnderWay()
+        self.stopped: dict[str, str] = {}
         self._ledger = ledger
         self._sink = sink
         self._account = account
@@ -75,6 +83,14 @@ class Committer:
         self._roll = asyncio.Event()
         self._room = asyncio.Event()
         self._unblocked: list[Callable[[], None]] = []
+        self.checkpoints = Checkpoints(
+            sink,
+            segments=settings.checkpoint_segments,
+            seconds=settings.checkpoint_seconds,
+            wall=time.time,
+            meters=meters,
+            on_broken=self.stop,
+        )
         meters.refresh_with(self._refresh)
 
     # What the other stages ask.
@@ -105,6 +121,27 @@ class Committer:
         await self._outbox.put(Finished(received, source), len(received.encoded))
         self._account.move(stage, Stage.RECEIVING)
 
+    def stop(self, partition: str, problem: str) -> None:
+        """Publish nothing more of this partition, and read no more of its source, until the next start.
+
+        What it has received stays in the ledger, and counts as backlog. Idempotent.
+        """
+        if partition in self.stopped:
+            return
+        self.stopped[partition] = problem
+        self.checkpoints.forget(partition)
+        self._meters.set(metrics.SINK_PARTITIONS_STOPPED, len(self.stopped))
+        _log.error(
+            "a partition is stopped: its chain cannot be gone on with",
+            partition=partition,
+            problem=problem,
+            hint="`mira-stream verify` says what else is wrong; restore the chain, then start again",
+        )
+
+    def is_stopped(self, source: str) -> bool:
+        """Whether a partition of that source is stopped."""
+        return bool(self.stopped) and any(one.startswith(source_prefix(source)) for one in self.stopped)
+
     # Recovery: before anything is read.
 
     async def recover(self) -> None:
@@ -116,14 +153,20 @@ class Committer:
         backlogs = await self._ledger.backlogs()
         self._fills.reset(backlogs)
         for backlog in backlogs:
-            if backlog.sealed:
-                await self._publish_next(backlog.partition)
+            if backlog.sealed and backlog.partition not in self.stopped:
+                await self._publish_or_stop(backlog.partition)
 
     async def adopt(self, trailer: Trailer) -> None:
-        """Take over a segment that somebody else published in one of our chains."""
+        """Take over a segment that somebody else published in one of our chains.
+
+        Raises Corrupt if its trailer claims rows that it does not hold: they would be lost.
+        """
         nothing_of_ours = not self.under_way and self._account.at(Stage.RECEIVED) == 0
         rows = () if nothing_of_ours else await self._sink.rows(trailer.partition, trailer.seq)
+        if not nothing_of_ours:
+            _refuse_unless_held(trailer, rows)
         dropped = await self._ledger.adopt(trailer, rows)
+        self.checkpoints.published(trailer.partition, trailer.seq)
         self.under_way.adopt(rows)
         ends = {(row.version, row.ordinal, row.generation): (row.outcome, row.reason) for row in rows}
         for key in dropped:
@@ -132,14 +175,26 @@ class Committer:
             # A rival with another configuration may have put them into another partition than we did.
             self._fills.reset(await self._ledger.backlogs())
 
+    async def adopt_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Take over all that a chain held up to a checkpoint: of its rows only the places are known by now."""
+        dropped = await self._ledger.adopt_checkpoint(checkpoint)
+        self.checkpoints.covered(checkpoint.partition, checkpoint.seq)
+        for received in dropped:
+            # How the published row ended cannot be read any more: ours stands for it in the counts.
+            self._account.end(Stage.RECEIVED, received.outcome, received.reason)
+        if dropped:
+            self._fills.reset(await self._ledger.backlogs())
+
     # Life.
 
     async def run(self) -> None:
         """Receive and publish until `close` is called and all is published."""
         async with asyncio.TaskGroup() as group:
             rolling = group.create_task(self._roll_forever(group), name="roll")
+            checkpointing = group.create_task(self.checkpoints.run(), name="checkpoints")
             await self._receive_forever()
             rolling.cancel()
+            checkpointing.cancel()
         await self._flush()
 
     async def close(self) -> None:
@@ -181,7 +236,7 @@ class Committer:
         while True:
             self._roll.clear()
             free = self._settings.publishers_max - len(self._publishing)
-            for partition in self._fills.due(free, busy=self._publishing, everything=self.blocked):
+            for partition in self._fills.due(free, busy=self._not_now(), everything=self.blocked):
                 self._publishing.add(partition)
                 group.create_task(self._publish_due(partition), name=f"publish {partition}")
             try:
@@ -193,15 +248,26 @@ class Committer:
     def _seconds_to_next_roll(self) -> float | None:
         if len(self._publishing) >= self._settings.publishers_max:
             return None  # the end of a publication wakes the loop
-        due_at = self._fills.next_due_at(busy=self._publishing)
+        due_at = self._fills.next_due_at(busy=self._not_now())
         return None if due_at is None else max(0.0, due_at - self._clock())
+
+    def _not_now(self) -> set[str]:
+        return self._publishing | self.stopped.keys()
 
     async def _publish_due(self, partition: str) -> None:
         try:
-            await self._publish_next(partition)
+            await self._publish_or_stop(partition)
         finally:
             self._publishing.discard(partition)
             self._roll.set()
+
+    async def _publish_or_stop(self, partition: str) -> bool:
+        """As `_publish_next`; a chain that is damaged stops its own partition alone."""
+        try:
+            return await self._publish_next(partition)
+        except (Corrupt, Missing) as error:
+            self.stop(partition, str(error))
+            return True
 
     async def _publish_next(self, partition: str) -> bool:
         """Seal, publish, confirm and advance one segment; False if there was nothing to seal."""
@@ -211,6 +277,9 @@ class Committer:
             return False
         began = self._clock()
         trailer = await self._sink.publish(plan)
+        if trailer is None:
+            await self._overtaken(partition, plan.seq)
+            return True
         self._meters.observe(metrics.SINK_PUBLISH_SECONDS, self._clock() - began)
         if trailer.plan_id == plan.plan_id:
             await self._ledger.advance(plan)
@@ -227,9 +296,25 @@ class Committer:
         self._tell_unblocked()
         return True
 
+    async def _overtaken(self, partition: str, seq: int) -> None:
+        """The chain went on without us, and its segment at our place is gone already."""
+        checkpoint = await self._sink.checkpoint(partition)
+        assert checkpoint is not None, f"{partition} {seq} is covered by a checkpoint"
+        self._meters.add(metrics.SINK_RIVAL_SEGMENTS)
+        _log.error(
+            "our chain was published by somebody else up to a checkpoint, which is adopted",
+            partition=partition,
+            seq=seq,
+            checkpoint=checkpoint.seq,
+            hint="two daemons write to one sink, or this ledger is from a backup: see to it that one writes",
+        )
+        await self.adopt_checkpoint(checkpoint)
+        self._tell_unblocked()
+
     def _advanced(self, plan: Plan) -> None:
         for row in plan.rows:
             self._account.end(Stage.RECEIVED, row.outcome, row.reason)
+        self.checkpoints.published(plan.partition, plan.seq)
         self._meters.add(metrics.SINK_SEGMENTS)
         self._meters.add(metrics.SINK_ROWS, len(plan.rows))
         self._fills.take(plan.partition, len(plan.rows), sum(len(row.encoded) for row in plan.rows))
@@ -237,16 +322,15 @@ class Committer:
     async def _flush(self) -> None:
         """Publish all that is received. Rows held back for another partition's plan come in a later round."""
         places = asyncio.Semaphore(self._settings.publishers_max)
-        while self._fills:
+        while partitions := [one for one in self._fills.partitions() if one not in self.stopped]:
             async with asyncio.TaskGroup() as group:
-                partitions = self._fills.partitions()
                 round_of_all = [group.create_task(self._publish_in_turn(one, places)) for one in partitions]
             progress = any(task.result() for task in round_of_all)
-            assert progress or not self._fills, f"nothing can be sealed in {self._fills.partitions()}"
+            assert progress or not self._fills, f"nothing can be sealed in {partitions}"
 
     async def _publish_in_turn(self, partition: str, places: asyncio.Semaphore) -> bool:
         async with places:
-            return await self._publish_next(partition)
+            return await self._publish_or_stop(partition)
 
     # Helpers.
 
@@ -266,3 +350,20 @@ class Committer:
         self._meters.set(metrics.SINK_BACKLOG_BYTES, size)
         self._meters.set(metrics.SINK_BACKLOG_ROWS_LIMIT, self._settings.backlog_rows_max)
         self._meters.set(metrics.SINK_BACKLOG_BYTES_LIMIT, self._settings.backlog_bytes_max)
+
+
+def _refuse_unless_held(trailer: Trailer, rows: Sequence[PublishedKey]) -> None:
+    """Raise Corrupt if a trailer claims ordinals of which the segment has no row."""
+    held: dict[tuple[ObjectVersion, int], set[int]] = {}
+    for row in rows:
+        held.setdefault((row.version, row.generation), set()).add(row.ordinal)
+    for claimed in trailer.ranges:
+        has = held.get((ObjectVersion(claimed.uri, claimed.etag), claimed.generation), set())
+        count = sum(stop - start for start, stop in claimed.spans)
+        if count > len(has) or any(n not in has for start, stop in claimed.spans for n in range(start, stop)):
+            raise Corrupt(
+                Reason.CORRUPT,
+                f"segment {trailer.seq} of {trailer.partition}, which somebody else published, claims rows of "
+                f"{claimed.uri} that it does not hold: they would be lost; restore it from a backup of the sink, or "
+                "move it away (and all later ones of its chain) to score its records again",
+            )

@@ -154,7 +154,9 @@ class Reader:
         found = await self._ledger.next_pending(
             _PENDING_PAGE,
             frozenset(self._open),
-            wanted=lambda source: self._route(source) not in supplied,
+            wanted=lambda source: (
+                self._route(source) not in supplied and not self._committer.is_stopped(source)
+            ),
         )
         for pending in found:
             self._waiting[self._route(pending.seen.source)].append(self._in_use(pending))

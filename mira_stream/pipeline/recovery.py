@@ -1,9 +1,11 @@
 """Bring ledger and sink to one view before anything is read: the sink is the truth, the ledger its cache."""
 
+from collections.abc import Mapping
+
 import structlog
 
 from mira_stream.control.intervals import IntervalSet
-from mira_stream.core.errors import Refusal
+from mira_stream.core.errors import Corrupt, Refusal
 from mira_stream.pipeline.commit import Committer
 from mira_stream.ports import Chain, Ledger, Sink
 
@@ -19,41 +21,62 @@ async def recover(ledger: Ledger, sink: Sink, committer: Committer) -> None:
     segments above it. Raises Refusal if the sink lost a segment above its checkpoint; nothing is published then.
     """
     found = await sink.survey()
-    for partition, next_seq in sorted((await ledger.chains()).items()):
-        _refuse_lost(partition, next_seq, found.get(partition, _NOTHING))
-    for partition, chain in sorted(found.items()):
-        _refuse_gaps(partition, chain)
+    known = await ledger.chains()
+    _stop_broken({one: found.get(one, _NOTHING) for one in {*found, *known}}, known, committer)
+    committer.checkpoints.begin({one: chain for one, chain in found.items() if one not in committer.stopped})
     await committer.recover()
     known = await ledger.chains()
     for partition, chain in sorted(found.items()):
-        next_seq = known.get(partition, 0)
+        if partition not in committer.stopped:
+            await _catch_up(partition, known.get(partition, 0), chain, sink=sink, committer=committer)
+
+
+def _stop_broken(chains: Mapping[str, Chain], known: Mapping[str, int], committer: Committer) -> None:
+    """Stop each partition whose chain cannot be gone on with. Raises Refusal if that is all of them."""
+    troubles = {
+        partition: trouble
+        for partition, chain in sorted(chains.items())
+        if (trouble := _lost(partition, known.get(partition, 0), chain) or _gap(partition, chain))
+    }
+    if troubles and len(troubles) == len(chains):
+        raise next(iter(troubles.values()))
+    for partition, trouble in troubles.items():
+        committer.stop(partition, f"{trouble}: {trouble.hint}")
+
+
+def _lost(partition: str, next_seq: int, chain: Chain) -> Refusal | None:
+    """If the last segment that the ledger knows is gone, and no checkpoint says that it may be."""
+    last = next_seq - 1
+    if last <= chain.checkpoint or last in chain.held:
+        return None
+    return Refusal(
+        f"the sink has lost segment {last} of {partition}, which the ledger knows as published",
+        "restore it, or move the ledger away to rebuild progress from what the sink has "
+        "(records of the lost segment are then scored again)",
+    )
+
+
+def _gap(partition: str, chain: Chain) -> Refusal | None:
+    """If a segment is missing: going on would score the records of the later ones again, and publish them twice."""
+    if not chain.missing:
+        return None
+    return Refusal(
+        f"segment {chain.missing.spans[0][0]} of {partition} is missing in the sink, which has later ones up to "
+        f"{chain.end - 1}, and no checkpoint covers it",
+        "restore it from a backup; without one, move the later segments out of the sink: their records are "
+        "scored again",
+    )
+
+
+async def _catch_up(partition: str, next_seq: int, chain: Chain, *, sink: Sink, committer: Committer) -> None:
+    """Adopt what the ledger does not know of one chain; a damaged segment or checkpoint stops its partition."""
+    try:
         if next_seq <= chain.checkpoint:
             next_seq = await _adopt_checkpoint(partition, sink=sink, committer=committer)
         if next_seq < chain.end:
             await _adopt_tail(partition, next_seq, chain.end, sink=sink, committer=committer)
-
-
-def _refuse_lost(partition: str, next_seq: int, chain: Chain) -> None:
-    """Raise Refusal if the last segment that the ledger knows is gone, and no checkpoint says that it may be."""
-    last = next_seq - 1
-    if last > chain.checkpoint and last not in chain.held:
-        raise Refusal(
-            f"the sink has lost segment {last} of {partition}, which the ledger knows as published",
-            "restore it, or move the ledger away to rebuild progress from what the sink has "
-            "(records of the lost segment are then scored again)",
-        )
-
-
-def _refuse_gaps(partition: str, chain: Chain) -> None:
-    """Raise Refusal if a segment is missing: going on would score the records of the later ones again, and publish
-    them twice."""
-    if chain.missing:
-        raise Refusal(
-            f"segment {chain.missing.spans[0][0]} of {partition} is missing in the sink, which has later ones up to "
-            f"{chain.end - 1}, and no checkpoint covers it",
-            "restore it from a backup; without one, move the later segments out of the sink: their records are "
-            "scored again",
-        )
+    except Corrupt as error:
+        committer.stop(partition, str(error))
 
 
 async def _adopt_checkpoint(partition: str, *, sink: Sink, committer: Committer) -> int:

@@ -28,6 +28,8 @@ _HINTS = {
 _SHUTTING_DOWN = ("cannot schedule new futures after shutdown", "server is shutting down")
 # Releases before `param` was filled in say it in the message alone.
 _PARAMETER = re.compile(r"\(parameter=(\w{1,64})[,)]")
+# Controls, and what turns the direction of the text around it.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 _OVER_LENGTH = re.compile(r"maximum context length|longer than the maximum model length", re.IGNORECASE)
 
 
@@ -75,6 +77,12 @@ def disconnected(
             return Transient(TransientKind.REFUSED, f"{name} did not accept a connection in time; is it up?")
         case TimeoutError():
             return Transient(TransientKind.TIMEOUT, f"{name} did not answer within {timeout_seconds:.0f} s")
+        case aiohttp.ClientConnectorCertificateError():
+            why = getattr(error.certificate_error, "verify_message", "") or "it is not valid"
+            hint = "[replica] ca_file names further authorities"
+            return Transient(
+                TransientKind.REFUSED, f"{name}: its certificate was not accepted: {why}; {hint}"
+            )
         case aiohttp.ClientSSLError():
             why = "its certificate was not accepted or it does not speak TLS"
             return Transient(TransientKind.REFUSED, f"{name} cannot be reached: {why}")
@@ -126,7 +134,7 @@ def _read(body: bytes, secrets: tuple[str, ...]) -> _Said:
     try:
         told = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, ValueError):
-        return _Said(_tidy(body[: 4 * _SAID_CHARS_MAX].decode("utf-8", "replace"), secrets))
+        return _Said(_tidy(body.decode("utf-8", "replace"), secrets))
     error: Any = told.get("error", told) if isinstance(told, dict) else told
     if not isinstance(error, dict):
         return _Said(_tidy(str(error), secrets))
@@ -144,8 +152,8 @@ def _said(message: str, param: str | None) -> _Said:
 
 
 def _tidy(text: str, secrets: tuple[str, ...]) -> str:
-    """One line of bounded length, without secrets."""
+    """One line of bounded length, without secrets and without what a terminal would obey."""
     for secret in secrets:
         text = text.replace(secret, "***")
-    line = " ".join(text[: 4 * _SAID_CHARS_MAX].split())
+    line = " ".join(_CONTROL.sub(" ", text[: 4 * _SAID_CHARS_MAX]).split())
     return line if len(line) <= _SAID_CHARS_MAX else f"{line[:_SAID_CHARS_MAX]}…"

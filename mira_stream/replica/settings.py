@@ -11,6 +11,13 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_seconds: Annotated[
         float, msgspec.Meta(gt=0, description="Longest wait for a connection to a replica, in seconds.")
     ] = 10.0
+    ca_file: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="File of certificates (PEM) that replicas with https:// may also be signed by; default: the "
+            "system's authorities alone."
+        ),
+    ] = None
     lookup_timeout_seconds: Annotated[
         float,
         msgspec.Meta(

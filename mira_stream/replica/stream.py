@@ -102,6 +102,7 @@ class EventReader:
     def __init__(self) -> None:
         self._open: list[bytes] = []
         self._data: list[bytes] = []
+        self._data_bytes = 0
         self.held_bytes = 0
         """Bytes of what is not complete yet."""
 
@@ -117,11 +118,14 @@ class EventReader:
             line = ended.rstrip(b"\r")
             if line.startswith(b"data:"):
                 self._data.append(line[5:].lstrip(b" "))
+                # As received: lines that hold nothing take memory, too.
+                self._data_bytes += len(ended) + 1
             elif not line and self._data:
                 payload = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
                 self._data.clear()
+                self._data_bytes = 0
                 yield payload
-        self.held_bytes = len(rest) + sum(map(len, self._data))
+        self.held_bytes = len(rest) + self._data_bytes
 
 
 class StreamedReply:

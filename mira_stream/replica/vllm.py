@@ -7,6 +7,7 @@ retried here: what went wrong is translated, and `control/` decides.
 import asyncio
 import base64
 import io
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -26,9 +27,11 @@ def open_session(settings: ReplicaSettings | None = None) -> aiohttp.ClientSessi
     """The session that all replicas of a process share; call it in the running loop, close it at the end.
 
     It has no limit on connections (permits bound what is in flight) and no total timeout (each request has its own).
+    Certificates are always verified. Raises Refusal if `ca_file` cannot be read.
     """
     settings = settings or ReplicaSettings()
     connector = aiohttp.TCPConnector(
+        ssl=_trusted(settings.ca_file),
         limit=0,
         limit_per_host=0,
         keepalive_timeout=settings.keepalive_seconds,
@@ -47,6 +50,21 @@ def open_session(settings: ReplicaSettings | None = None) -> aiohttp.ClientSessi
         auto_decompress=False,
         raise_for_status=False,
     )
+
+
+def _trusted(ca_file: str | None) -> ssl.SSLContext | bool:
+    """What certificates are verified with: the system's authorities, and those in `ca_file`."""
+    if ca_file is None:
+        return True
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(ca_file)
+    except OSError as error:  # an SSLError is one
+        why = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        raise Refusal(
+            f"[replica] ca_file {ca_file} cannot be read: {why}", "give a file of certificates in PEM"
+        ) from error
+    return context
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
@@ -156,7 +174,8 @@ class VllmReplica:
         )
         self._headers = _authorization(url, api_key)
         self._ask_headers = self._headers | (REPORT_WANTED if self._settings.load_reports else {})
-        self._secrets = tuple(secret for secret in (api_key, url.password) if secret)
+        credentials = self._headers.get("Authorization", "").rpartition(" ")[2]
+        self._secrets = tuple(secret for secret in (credentials, api_key, url.password) if secret)
 
     def __repr__(self) -> str:
         return f"VllmReplica({self.name})"

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from mira_stream.control.intervals import IntervalSet
-from mira_stream.core.errors import Corrupt, MiraStreamError, Missing
+from mira_stream.core.errors import Corrupt, Missing
 from mira_stream.core.outcome import Reason
 from mira_stream.core.partition import segment_name
 from mira_stream.core.row import row_digest
@@ -171,13 +171,9 @@ class SegmentReader:
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(self.trailer(partition, seq)) for seq in seqs]
-            except* MiraStreamError as errors:
-                trouble = errors
-            else:
-                trouble = None
-                found += [task.result() for task in tasks]
-            if trouble is not None:
-                raise trouble.exceptions[0]
+            except ExceptionGroup as trouble:
+                raise trouble.exceptions[0] from None  # each of them says where it is
+            found += [task.result() for task in tasks]
         return found
 
     async def trailer(self, partition: str, seq: int) -> Trailer | None:
@@ -261,6 +257,14 @@ class SegmentReader:
             return published_key(line)
         except Corrupt as error:
             raise self._corrupt(key, error) from error
+
+    def missing(self, partition: str, seq: int) -> Corrupt:
+        """What to raise where a segment that must stand is gone."""
+        return Corrupt(
+            Reason.CORRUPT,
+            f"{self.uri}/{segment_key(partition, seq)} is missing, and no checkpoint covers it: restore it from a "
+            "backup of the sink; only segments that a checkpoint covers may be removed",
+        )
 
     def _corrupt(self, key: str, what: object) -> Corrupt:
         return Corrupt(

@@ -39,6 +39,17 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     roll_seconds: Annotated[
         float, msgspec.Meta(gt=0, description="Age of the oldest row after which a segment is published.")
     ] = 60.0
+    checkpoint_segments: Annotated[
+        int,
+        msgspec.Meta(ge=1, description="Segments of a chain after which a checkpoint of it is written."),
+    ] = 1_000
+    checkpoint_seconds: Annotated[
+        float,
+        msgspec.Meta(
+            gt=0,
+            description="Age at which a segment is covered by a checkpoint; let none expire before several times that.",
+        ),
+    ] = 86_400.0
     compression_level: Annotated[
         int, msgspec.Meta(ge=1, le=19, description="zstd level of the segments, 1 (fast) to 19 (small).")
     ] = 3

@@ -37,14 +37,26 @@ def open_store(
         return LocalStore(path, on_refused=on_refused, executor=executor)
     if scheme not in REMOTE_SCHEMES:
         raise Refusal(
-            f"{uri}: no such kind of store: {scheme}://", "use s3://, gs://, az:// or a folder's path"
+            # The rest of the address is not repeated: it may hold a password.
+            f"{scheme}://… is no kind of store that is known",
+            "use s3://, gs://, az:// or a folder's path",
         )
     if "?" in rest or "#" in rest or "@" in rest.partition("/")[0]:
         raise Refusal(
             f"{scheme}://…: an address has no query, fragment or credentials",
             "put credentials into the environment or the provider's own files",
         )
+    if settings.endpoint is not None and _has_credentials(settings.endpoint):
+        raise Refusal(
+            f"the endpoint of {uri} holds credentials",
+            "put credentials into the environment or the provider's own files",
+        )
     bucket, _, prefix = rest.partition("/")
     if not bucket:
         raise Refusal(f"{uri} names no bucket", f"write {scheme}://bucket/prefix")
     return open_remote(scheme, bucket, prefix=prefix.strip("/"), settings=settings)
+
+
+def _has_credentials(endpoint: str) -> bool:
+    """Whether a URL has a user, or a query, in which signatures are written."""
+    return "@" in endpoint or "?" in endpoint

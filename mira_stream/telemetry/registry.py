@@ -167,6 +167,10 @@ SINK_SEGMENTS = _counter("sink_segments", "Segments published by us.")
 SINK_ROWS = _counter("sink_rows", "Rows published by us.")
 SINK_PUBLISH_SECONDS = _histogram("sink_publish_seconds", "Time to publish and confirm.", _SECONDS)
 SINK_RIVAL_SEGMENTS = _counter("sink_rival_segments", "Segments that somebody else published in our chains.")
+SINK_PARTITIONS_STOPPED = _gauge(
+    "sink_partitions_stopped", "Partitions whose chain is damaged: nothing more of them is read or published."
+)
+SINK_CHECKPOINTS = _counter("sink_checkpoints", "Checkpoints of chains written by us.")
 SINK_RETRIES = _counter("sink_retries", "Publishing tried again after trouble of the store.")
 
 CONFIG_RELOADS = _counter("config_reloads", "Times the configuration was read again.", "outcome")

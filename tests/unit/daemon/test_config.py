@@ -43,7 +43,7 @@ def test_the_smallest_useful_file_is_enough() -> None:
         ("[request]\ntemprature = 1\n", "request.temprature", "did you mean temperature?"),
         ("replica = []\n", "pool.replica", "did you mean replicas?"),
         ("[source.store]\nendpont = 'x'\n", "source.store.endpont", "did you mean endpoint?"),
-        ("[http]\nzzz = 1\n", "http.zzz", "known here: listen"),
+        ("[http]\nzzz = 1\n", "http.zzz", "known here: listen, token_env"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_right_one(more: str, path: str, hint: str) -> None:
