@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-system node soak bench docs lint format constraints clean
+.PHONY: help setup demo test test-system node chaos soak fuzz bench docs lint format constraints clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,8 +37,19 @@ node: build/node/.ready ## Install the stores that tests/system runs on Node, be
 test-system: setup node ## Run the tests that need ops/system-packages.txt
 	@unshare $(if $(filter-out 0,$(shell id -u)),--map-root-user) --mount $(BIN)/python -m pytest tests/system
 
+SEED ?= 1
+KILLS ?= 100
+STORE ?= local
+chaos: setup ## Kill the daemon KILLS times, on STORE=local or s3, and count its records; figures to bench/results/
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --kills $(KILLS) --store $(STORE) $(if $(ROUND),--round $(ROUND),--record bench/results)
+
 soak: setup ## Score a million records of 100,000 objects in one life (a quarter of an hour)
 	@$(BIN)/python -m bench soak
+
+SECONDS ?= 60
+fuzz: setup ## Feed each reader of foreign bytes with what atheris makes up, SECONDS (60) for each
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[fuzz]'
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 lint: setup ## Layers, style, types
 	@$(BIN)/lint-imports --no-cache

@@ -68,8 +68,41 @@ class ObjectStore(Protocol):
         """Remove the object; gone already is no error. Used for the probe's own files only."""
 
 
+class Beside(msgspec.Struct, frozen=True):
+    """A file in the same folder that is no object itself: the identity of its first line, and its change mark."""
+
+    etag: str
+    change: str
+
+
+class Prefix(msgspec.Struct, frozen=True):
+    """How a local file begins: the digest of what it has at both ends of its first `bytes` bytes."""
+
+    bytes: int
+    digest: str
+
+
+class FileSight(msgspec.Struct, frozen=True):
+    """What a reading saw of a local file beside its lines.
+
+    Args:
+        prefix: of what was read; growth does not change it. None if that cannot be told.
+        quiet: as in `SeenObject`.
+        closed: it is no longer the version it was: nothing more may be read of it.
+    """
+
+    prefix: Prefix | None = None
+    quiet: bool = True
+    closed: bool = False
+
+
 class SeenObject(msgspec.Struct, frozen=True):
-    """One object version as discovery found it. `change` tells one sight of a growing local file from the next."""
+    """One object version as discovery found it. `change` tells one sight of a growing local file from the next.
+
+    Args:
+        quiet: nobody has written to it for `grow_settle_seconds`.
+        beside: where another file had its name: what a rotation may have left beside it.
+    """
 
     version: ObjectVersion
     key: str
@@ -77,6 +110,8 @@ class SeenObject(msgspec.Struct, frozen=True):
     size: int
     modified: float
     change: str
+    quiet: bool = True
+    beside: tuple[Beside, ...] = ()
 
 
 class ObjectEnd(msgspec.Struct, frozen=True):
@@ -93,10 +128,12 @@ class ObjectEnd(msgspec.Struct, frozen=True):
 
 
 class LineBatch(msgspec.Struct, frozen=True):
-    """Some lines in order, at most about 1 MiB of them unless one line is longer; `end` is set on the last batch."""
+    """Some lines in order, at most about 1 MiB of them unless one line is longer; `end` is set on the last batch, and `file` if
+    it is a local one."""
 
     lines: tuple[Line, ...]
     end: ObjectEnd | None = None
+    file: FileSight | None = None
 
 
 class Source(Protocol):
@@ -106,26 +143,36 @@ class Source(Protocol):
         """One full listing, page by page, in bounded memory; each object once.
 
         `known(uri)` is the `change` mark under which the caller has seen a uri, or None; unchanged objects are left
-        out. Names that are not objects are ignored and counted.
+        out. A mark with `?` behind it: to be shown even if unchanged. Names that are not objects are ignored and counted.
         """
 
-    def read(self, version: ObjectVersion, *, once: bool) -> AsyncIterator[LineBatch]:
+    def read(
+        self, version: ObjectVersion, *, once: bool, prefix: Prefix | None = None
+    ) -> AsyncIterator[LineBatch]:
         """All lines of that version, in order, from ordinal 0; the last batch carries the end.
 
         Never raises for what the bytes are: damage is an `end.reason`. Raises Transient for I/O trouble, Missing if
-        the object is gone. `once` decides about unsettled tails as the design says for `--once`.
+        the object is gone. `once` decides about unsettled tails as the design says for `--once`. A local file that no
+        longer begins with `prefix` is overwritten; one that was renamed in its folder is read there.
         """
 
 
 class PendingObject(msgspec.Struct, frozen=True):
     """An object that is discovered and not ended. `done` holds the generation-0 ordinals that need no reading.
 
-    `superseded`: this version arrived while another one of the same uri is kept (`on_overwrite = "first"`).
+    Args:
+        superseded: this version arrived while another one of the same uri is kept (`on_overwrite = "first"`).
+        lines: rows in all as of an earlier end, this process's or a published one.
+        prefix: how the file began when it was read, if it is a local one.
+        closed: it has its closing row already.
     """
 
     seen: SeenObject
     done: IntervalSet
     superseded: bool = False
+    lines: int | None = None
+    prefix: Prefix | None = None
+    closed: bool = False
 
 
 class Backlog(msgspec.Struct, frozen=True):
@@ -181,7 +228,16 @@ class Ledger(Protocol):
     """The durable write-ahead cache of one daemon. Everything it returns from has been synced to disk."""
 
     def known(self, uri: str) -> str | None:
-        """The `change` mark of the last sight of `uri` (in memory or a quick read; not a cancel point)."""
+        """The `change` mark of the last sight of `uri` (in memory or a quick read; not a cancel point).
+
+        With `?` behind it if a listing is to show it even if it is unchanged: it may not have settled.
+        """
+
+    async def begin_listing(self) -> None:
+        """A listing of everything begins: what may not have settled is waited for."""
+
+    async def end_listing(self) -> None:
+        """The listing came to its end: what it did not show is gone from its name, and pending once more."""
 
     async def discover(self, seen: Sequence[SeenObject]) -> int:
         """Remember objects; those already ended and unchanged are not pending again. Returns how many are new."""
@@ -192,10 +248,10 @@ class Ledger(Protocol):
         """Up to `limit` pending objects in order of discovery, whose uri is not in `exclude`; not those postponed,
         and only of sources that are `wanted`, which may be asked in another thread."""
 
-    async def postpone(self, version: ObjectVersion) -> None:
+    async def postpone(self, version: ObjectVersion, sight: FileSight | None = None) -> None:
         """The object is not settled: pending again at the next discovery."""
 
-    async def end_object(self, version: ObjectVersion, lines: int) -> None:
+    async def end_object(self, version: ObjectVersion, lines: int, sight: FileSight | None = None) -> None:
         """The end of the object was read: `lines` rows in all. Called before its last row is received."""
 
     async def receive(self, received: Sequence[Received]) -> Sequence[bool]:

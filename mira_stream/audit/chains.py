@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
+from mira_stream.audit.cover_check import CoverCheck
 from mira_stream.audit.report import NAMES_KEPT, FaultKind, Findings
 from mira_stream.audit.segment_check import SegmentCheck
 from mira_stream.audit.spans import Spans, merged, named, size
@@ -10,17 +11,19 @@ from mira_stream.core.errors import Corrupt, Missing
 from mira_stream.core.outcome import Outcome, Reason
 from mira_stream.core.record import ObjectVersion
 from mira_stream.core.segment import Trailer
+from mira_stream.sink.checkpoints import checkpoint_key
 from mira_stream.sink.format import SUFFIX, segment_key
-from mira_stream.sink.reader import Segment, SegmentReader
+from mira_stream.sink.reader import Listed, Segment, SegmentReader
 
 
 class Published:
     """What the sink holds of one object version."""
 
-    __slots__ = ("first", "lines", "overwritten", "present", "replays", "superseded")
+    __slots__ = ("expired", "first", "lines", "overwritten", "present", "replays", "superseded")
 
     def __init__(self) -> None:
         self.first = Spans()
+        self.expired: Spans | None = None  # those of the first pass that a checkpoint alone tells of
         self.replays: dict[int, Spans] = {}
         self.lines: int | None = None
         self.superseded = False
@@ -31,26 +34,43 @@ class Published:
         """The ordinals of a generation; 0 is the first pass."""
         return self.first if generation == 0 else self.replays.setdefault(generation, Spans())
 
+    def expire(self, generation: int, start: int, end: int) -> int:
+        """Rows whose segments were removed, by a checkpoint's word; returns how many of them stand elsewhere too."""
+        if generation == 0:
+            self.expired = self.expired or Spans()
+            self.expired.add(start, end)
+        return self.held(generation).add(start, end)
+
 
 class Names:
     """What listings of the sink showed: the seqs of each chain, and what is no segment."""
 
     def __init__(self) -> None:
         self.chains: dict[str, Spans] = {}
+        self.checkpoints: dict[str, int] = {}
         self.foreign = 0
         self.foreign_names: list[str] = []
         self.stray: set[str] = set()
 
-    def add(self, key: str, place: tuple[str, int] | None) -> None:
+    def add(self, listed: Listed) -> None:
         """Take a listed name."""
-        if place is not None:
-            self.chains.setdefault(place[0], Spans()).add(place[1], place[1] + 1)
-        elif key.endswith(SUFFIX):
-            self.stray.add(key)
+        if listed.place is not None:
+            partition, seq = listed.place
+            self.chains.setdefault(partition, Spans()).add(seq, seq + 1)
+        elif listed.checkpoint is not None:
+            partition, seq = listed.checkpoint
+            self.chains.setdefault(partition, Spans())
+            self.checkpoints[partition] = max(self.checkpoints.get(partition, -1), seq)
+        elif listed.key.endswith(SUFFIX):
+            self.stray.add(listed.key)
         else:
             self.foreign += 1
             if len(self.foreign_names) < NAMES_KEPT:
-                self.foreign_names.append(key)
+                self.foreign_names.append(listed.key)
+
+    def covered(self, partition: str) -> int:
+        """The seq behind what its newest checkpoint covers, 0 without one."""
+        return self.checkpoints.get(partition, -1) + 1
 
 
 class Chains:
@@ -65,6 +85,8 @@ class Chains:
         self.reasons: Counter[Reason] = Counter()
         self.segments = 0
         self.rows = 0
+        self.expired_segments = 0
+        self.expired_rows = 0
         self.names = Names()
         self._sink = sink
         self._findings = findings
@@ -77,12 +99,52 @@ class Chains:
         calls ended was published before the second, so the ends count from the first and the rows from both.
         """
         early = await self._sink.patience.until_known(self._list)
-        for partition, seq in _new(early.chains, {}):
-            await self._segment(partition, seq, ends=True)
+        for partition in sorted(early.chains):
+            await self._chain(partition, early)
         self.names = await self._sink.patience.until_known(self._list)
         for partition, seq in _new(self.names.chains, early.chains):
             await self._segment(partition, seq, ends=False)
         self._judge_names(ledger_chains)
+
+    async def _chain(self, partition: str, names: Names) -> None:
+        """What its newest checkpoint covers, then what stands above."""
+        seqs, covered = names.chains[partition], names.covered(partition)
+        if covered:
+            await self._covered(partition, seqs, covered)
+        for start, end in seqs:
+            for seq in range(max(start, covered), end):
+                await self._segment(partition, seq, ends=True)
+
+    async def _covered(self, partition: str, seqs: Spans, covered: int) -> None:
+        """Each against the other: a checkpoint, and the segments it covers, as far as they are still there."""
+        try:
+            file = await self._sink.open_checkpoint(partition, covered - 1)
+        except (Corrupt, Missing) as error:
+            told = f"{error}; what it covers counts as absent where its segments are gone"
+            self._findings.add(FaultKind.CORRUPT, checkpoint_key(partition, covered - 1), told)
+            file = None
+        check = CoverCheck(file, partition, covered - 1, self._findings)
+        for start, end in seqs:
+            for seq in range(start, min(end, covered)):
+                await self._segment(partition, seq, ends=True, cover=check)
+        if file is not None:
+            self._expire(check, has_expired=check.segments < covered)
+        self.expired_segments += covered - check.segments
+
+    def _expire(self, check: CoverCheck, *, has_expired: bool) -> None:
+        """Take the checkpoint's word for the rows whose segments are gone."""
+        for version, entry, spans in check.absent(has_expired=has_expired):
+            published = self._published(version)
+            for start, end in spans:
+                doubled = published.expire(entry.generation, start, end)
+                self.expired_rows += end - start
+                if doubled:
+                    told = (
+                        f"{doubled} rows of {version.uri} (etag {version.etag}) are published elsewhere too"
+                    )
+                    self._findings.add(FaultKind.DOUBLED, check.where, told, count=doubled)
+            if entry.lines is not None:
+                published.lines = max(published.lines or 0, entry.lines)
 
     def items(self) -> Iterator[tuple[ObjectVersion, Published]]:
         """All object versions that the sink knows."""
@@ -94,19 +156,25 @@ class Chains:
         names = Names()
         async for page in self._sink.names():
             for listed in page:
-                names.add(listed.key, listed.place)
+                names.add(listed)
         return names
 
-    async def _segment(self, partition: str, seq: int, *, ends: bool) -> None:
+    async def _segment(
+        self, partition: str, seq: int, *, ends: bool, cover: CoverCheck | None = None
+    ) -> None:
         where = segment_key(partition, seq)
         try:
             segment = await self._sink.find(partition, seq)
             if segment is not None:
-                self._sum_up(segment.trailer, await self._check(segment), ends=ends)
-            else:
+                check = await self._check(segment)
+                self._sum_up(segment.trailer, check, ends=ends)
+                if cover is not None:
+                    cover.take(segment.trailer, check)
+            elif cover is None:
                 self._findings.add(FaultKind.GAP, where, "it was listed, and is gone now")
         except Missing:
-            self._findings.add(FaultKind.GAP, where, "it was there, and vanished while it was read")
+            if cover is None:  # else it may go at any time
+                self._findings.add(FaultKind.GAP, where, "it was there, and vanished while it was read")
         except Corrupt as error:
             self._findings.add(FaultKind.CORRUPT, where, f"{error}; its rows count as absent")
         self._on_segment()
@@ -163,7 +231,7 @@ class Chains:
         for partition in sorted({*self.names.chains, *ledger_chains}):
             seqs = self.names.chains.get(partition, Spans())
             known = ledger_chains.get(partition, 0)
-            gaps = seqs.missing(0, max(seqs.end, known))
+            gaps = seqs.missing(self.names.covered(partition), max(seqs.end, known))
             if gaps:
                 told = " (the ledger knows it as published)" if known > seqs.end else ""
                 self._findings.add(

@@ -44,6 +44,9 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
         pending: source lines that are not yet in the sink, in `pending_objects` objects.
         gone_objects, overwritten_objects: in the sink, and no longer that version in the source: noted, not counted.
         unfinished_objects: those among them whose end the sink has not seen.
+        expired_segments: removed, as a checkpoint that covers them allows; expired_rows: what they held by its word,
+            not among `rows`.
+        unchecked_objects: those whose number of rows cannot be compared, because their closing row has expired.
         unread: objects that could not be read now, with why; the audit is incomplete.
         foreign_files: names in the sink that readers do not take for segments; the first ones.
     """
@@ -64,6 +67,9 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     gone_objects: int
     overwritten_objects: int
     unfinished_objects: int
+    expired_segments: int = 0
+    expired_rows: int = 0
+    unchecked_objects: int = 0
     unread: tuple[str, ...]
     foreign_files: int
     foreign_names: tuple[str, ...]
@@ -133,6 +139,12 @@ def _notes(audit: Audit) -> Sequence[str]:
         notes.append(
             f"note     {_some(audit.gone_objects, 'object')} of the sink gone from the source, "
             f"{audit.overwritten_objects:,} overwritten, {audit.unfinished_objects:,} of them before their end was read"
+        )
+    if audit.expired_segments:
+        notes.append(
+            f"note     {_some(audit.expired_segments, 'segment')} expired under checkpoints: how "
+            f"{_some(audit.expired_rows, 'row')} ended cannot be read any more; that each is there once rests on "
+            f"the checkpoints; {_some(audit.unchecked_objects, 'object')} could not be compared with the source"
         )
     if audit.foreign_files:
         names = ", ".join(audit.foreign_names)

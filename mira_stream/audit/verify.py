@@ -36,7 +36,7 @@ async def verify(
     """Read all of the sink, then all of the source, and compare.
 
     Lost is what is absent below `lines` of an object that the sink marks as ended; what the source has beyond that is
-    pending. The sink is read first: what a running daemon reads and publishes meanwhile is pending, never lost.
+    pending. What has expired under a checkpoint counts as published, by its word. The sink is read first: what a running daemon reads and publishes meanwhile is pending, never lost.
 
     Args:
         source: read in full, `once`.
@@ -63,6 +63,7 @@ class _Verification:
         self._pending = 0
         self._pending_objects = 0
         self._unread: list[str] = []
+        self._unchecked = 0
         self._current_uris: set[str] = set()
 
     async def run(self, ledger_chains: Mapping[str, int], *, strict: bool) -> Audit:
@@ -149,6 +150,8 @@ class _Verification:
                 self._absent(version)  # shorter than what was scored: replaced under the same first line
         elif published.lines is None and told <= rows:
             self._wait_for(size(published.first.missing(0, rows)))
+        elif told != rows and published.expired and not published.expired.missing(told - 1, told):
+            self._unchecked += 1  # it may have been refused, or overwritten: the row that said so has expired
         elif told != rows:
             self._findings.add(
                 FaultKind.MISCOUNTED,
@@ -190,6 +193,9 @@ class _Verification:
             gone_objects=len(absent) - overwritten,
             overwritten_objects=overwritten,
             unfinished_objects=sum(it.lines is None for _, it in absent),
+            expired_segments=chains.expired_segments,
+            expired_rows=chains.expired_rows,
+            unchecked_objects=self._unchecked,
             unread=tuple(self._unread[:NAMES_KEPT]),
             foreign_files=names.foreign,
             foreign_names=tuple(names.foreign_names),

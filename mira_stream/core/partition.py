@@ -8,16 +8,24 @@ _NAME_BYTES_MAX = 200
 _NAME_BYTES_KEPT = 160
 
 
-@lru_cache(maxsize=1024)
 def encode_name(name: str) -> str:
     """`name` as one path component: bytes outside `[A-Za-z0-9_.-]` as `%XX`, never `.`, `..` or empty."""
+    # A record may name its source with megabytes: those are not kept.
+    return _encode_usual(name) if len(name) <= _NAME_BYTES_MAX else _encode(name)
+
+
+def _encode(name: str) -> str:
     if name in ("", ".", ".."):
         return name.replace(".", "%2E") or "%"
     raw = name.encode("utf-8", "surrogatepass")
-    encoded = "".join(chr(b) if b in _SAFE else f"%{b:02X}" for b in raw)
+    # Of a name that is too long anyway only what is kept is encoded: it may have megabytes.
+    encoded = "".join(chr(b) if b in _SAFE else f"%{b:02X}" for b in raw[: _NAME_BYTES_MAX + 1])
     if len(encoded) <= _NAME_BYTES_MAX:
         return encoded
     return f"{encoded[:_NAME_BYTES_KEPT]}~{blake2b(raw, digest_size=8).hexdigest()}"
+
+
+_encode_usual = lru_cache(maxsize=1024)(_encode)
 
 
 def shard_of(uri: str, shards: int) -> int:

@@ -64,6 +64,8 @@ CHAT_TOKENS = 24
 """What a chat template adds to a system and a user message, at most: markers, roles, an empty thinking block."""
 
 _SOURCES_MAX = 1024
+_SOURCE_CHARS_MAX = 200
+"""Of a name that a record gives itself; what is longer is known by its beginning."""
 _RATIO_MIN, _RATIO_MAX = 0.2, 5.0
 _SPREAD_FIRST = 0.05
 _SPREAD_MIN = 0.008
@@ -152,7 +154,7 @@ class Estimator:
 
     def scaled(self, raw: int, source: str, *, overhead: int = 0) -> Estimate:
         """The estimate for a prompt whose raw count, `overhead` included, is known."""
-        ratio = self._sources.get(source, self._all)
+        ratio = self._sources.get(source[:_SOURCE_CHARS_MAX], self._all)
         return Estimate(
             tokens=round(raw * ratio.mean),
             low=int(raw * max(0.0, ratio.mean - ratio.margin)),
@@ -163,7 +165,7 @@ class Estimator:
 
     def raw_within(self, limit: int, source: str) -> int:
         """The largest raw count whose estimate for `source` is, at its high end, within `limit` tokens; at least 0."""
-        ratio = self._sources.get(source, self._all)
+        ratio = self._sources.get(source[:_SOURCE_CHARS_MAX], self._all)
         raw = max(0, int(limit / (ratio.mean + ratio.margin)))
         while raw and self.scaled(raw, source).high > limit:
             raw -= 1
@@ -173,6 +175,7 @@ class Estimator:
         """Learn that a prompt of `source` with this raw count had `actual` tokens. Long prompts teach more."""
         if estimated_raw <= 0 or actual <= 0:
             return
+        source = source[:_SOURCE_CHARS_MAX]
         ratio = min(_RATIO_MAX, max(_RATIO_MIN, actual / estimated_raw))
         weight = min(1.0, estimated_raw / _FULL_WEIGHT_TOKENS)
         self._all.add(ratio, weight)

@@ -168,7 +168,10 @@ def parse_config(text: str, name: str) -> Config:
     """`load_config` of a text; `name` is the file's, for messages."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a TOMLDecodeError is a ValueError; so are numbers too long to read
         raise Refusal(f"{name} is not TOML: {error}", "look at that line; strings need quotes") from error
     _refuse_unknown_keys(data, Config, name, "")
     try:

@@ -50,7 +50,8 @@ async def run_daemon(config: Config, *, once: bool, read: Callable[[], Config] |
             _collect_less_often()
             await _live(daemon, config, notifier, _reloader(daemon, config, read or (lambda: config), asked))
             _tell_end(daemon)
-    return EXIT_STOPPED_POOL if daemon.stopped_pools else 0
+    has_stopped = daemon.stopped_pools or daemon.pipeline.stages.committer.stopped
+    return EXIT_STOPPED_POOL if has_stopped else 0
 
 
 def _collect_less_often() -> None:

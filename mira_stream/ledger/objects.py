@@ -10,9 +10,10 @@ import msgspec
 from mira_stream.control.intervals import IntervalSet
 from mira_stream.core.record import ObjectVersion
 from mira_stream.core.segment import ObjectLines
+from mira_stream.ledger.files import Files
 from mira_stream.ledger.schema import State
 from mira_stream.ledger.spans import PublishedSpans
-from mira_stream.ports import PendingObject, SeenObject
+from mira_stream.ports import FileSight, PendingObject, SeenObject
 
 OnOverwrite = Literal["first", "each_version"]
 
@@ -40,6 +41,8 @@ class Objects:
         self._spans = spans
         self._on_overwrite = on_overwrite
         self._in_hand: set[int] = set()  # given out for reading, and neither ended nor postponed
+        self._files = Files(db)
+        self._not_shown: set[int] = set()  # what the listing that goes on should show, and has not yet
 
     def reopen(self) -> None:
         """Another process read these to their end, and took rows on their way with it: they are read again."""
@@ -54,13 +57,13 @@ class Objects:
     def discover(self, seen: SeenObject) -> bool:
         """Remember what a listing shows; whether it is new."""
         known = self._find(seen.version)
+        if known is not None:
+            self._not_shown.discard(known.id)
         if known is None:
-            self._forget_unread(seen.version)
-            superseded = self._on_overwrite == "first" and self._has_other_version(seen.version)
-            self._insert(seen.version, State.PENDING, superseded=superseded)
-            known = self._get(seen.version)
+            known = self._begin(seen)
         elif known.change == seen.change and known.state is not State.POSTPONED:
             self._make_current(known.id, seen.version.uri)
+            self._saw_again(known, seen)
             return False
         elif known.state is State.ENDED:
             # Its rows are on their way: left as it was seen before, so that a later listing shows it again.
@@ -68,6 +71,78 @@ class Objects:
         self._make_current(known.id, seen.version.uri)
         self._see(known, seen)
         return known.change is None
+
+    def begin_listing(self) -> None:
+        """Everything is listed from now on."""
+        self._not_shown = self._files.hot()
+
+    def end_listing(self) -> None:
+        """Whatever should have been shown was not: it has lost its name, and is looked for under that."""
+        for object_id in self._not_shown - self._in_hand:
+            self._reread(object_id)
+        self._not_shown = set()
+
+    def _begin(self, seen: SeenObject) -> _Known:
+        """A version that is new."""
+        version = seen.version
+        rotated = self._is_rotated(seen)
+        if rotated:
+            self._read_beside(seen)
+        else:
+            self._forget_unread(version)
+        superseded = not rotated and self._on_overwrite == "first" and self._has_other_version(version)
+        self._insert(version, State.PENDING, superseded=superseded)
+        known = self._get(version)
+        if rotated:
+            self._files.rotate(known.id)
+        return known
+
+    def _is_rotated(self, seen: SeenObject) -> bool:
+        """Whether what had this name is kept beside it, so that this is no other version of the same but the next."""
+        found = self._db.execute(
+            "SELECT id, etag, published + received + lines_published = 0 FROM objects WHERE uri = ?"
+            " ORDER BY current DESC, id DESC LIMIT 1",
+            (seen.version.uri,),
+        ).fetchone()
+        if found is None:
+            return False
+        object_id, etag, is_unread = found
+        return any(one.etag == etag for one in seen.beside) or (
+            bool(is_unread) and self._files.is_rotated(object_id)
+        )
+
+    def _read_beside(self, seen: SeenObject) -> None:
+        """What was appended to a file before its rotation, and after it was read, is read where it is now."""
+        for one in seen.beside:
+            known = self._find(ObjectVersion(seen.version.uri, one.etag))
+            if known is not None and known.change != one.change and not known.superseded:
+                self._db.execute(
+                    "UPDATE objects SET state = ?, change = ?, key = ?, source = ?, size = ?, modified = ?"
+                    " WHERE id = ? AND state <> ?",
+                    (
+                        State.PENDING,
+                        one.change,
+                        seen.key,
+                        seen.source,
+                        seen.size,
+                        seen.modified,
+                        known.id,
+                        State.ENDED,
+                    ),
+                )
+
+    def _reread(self, object_id: int) -> None:
+        self._db.execute(
+            "UPDATE objects SET state = ? WHERE id = ? AND state IN (?, ?) AND key IS NOT NULL",
+            (State.PENDING, object_id, State.POSTPONED, State.FINISHED),
+        )
+
+    def _saw_again(self, known: _Known, seen: SeenObject) -> None:
+        """Unchanged; if it is quiet now, it need not be shown again."""
+        if seen.quiet and self._files.is_hot(known.id):
+            self._files.cool(known.id)
+            if known.state is State.FINISHED:
+                self._finish(known.id)
 
     def _see(self, known: _Known, seen: SeenObject) -> None:
         superseded = known.superseded or self._was_superseded(known, seen.version)
@@ -87,7 +162,8 @@ class Objects:
         )
         # Bytes behind one etag of an object store never change, and a refused version stays refused; a local file
         # may have grown since somebody read it to its end, so it is read again, without what is done.
-        is_fixed = superseded or not seen.version.uri.startswith(_LOCAL)
+        is_local = seen.version.uri.startswith(_LOCAL)
+        is_fixed = superseded or not is_local or self._files.is_closed(known.id)
         if is_fixed and self._is_done(known):
             self._finish(known.id)
 
@@ -110,6 +186,7 @@ class Objects:
         for (object_id,) in found:
             if object_id not in self._in_hand and not self._has_rows(object_id):
                 self._db.execute("DELETE FROM objects WHERE id = ?", (object_id,))
+                self._files.forget(object_id)
 
     def _has_rows(self, object_id: int) -> bool:
         stored = self._db.execute("SELECT 1 FROM outcomes WHERE object = ? LIMIT 1", (object_id,))
@@ -136,14 +213,23 @@ class Objects:
         # Source by source: any number of objects of the others may lie before them.
         found = merge(*(self._pending_of(source) for source in self._pending_sources() if wanted(source)))
         pending: list[PendingObject] = []
-        for object_id, uri, etag, *details, superseded in found:
+        for object_id, uri, etag, *details, superseded, lines in found:
             if len(pending) >= limit:
                 break
             if uri in exclude:
                 continue
             self._in_hand.add(object_id)
             seen = SeenObject(ObjectVersion(uri, etag), *details)
-            pending.append(PendingObject(seen, self.done(object_id), bool(superseded)))
+            pending.append(
+                PendingObject(
+                    seen,
+                    self.done(object_id),
+                    bool(superseded),
+                    lines,
+                    self._files.prefix(object_id),
+                    self._files.is_closed(object_id),
+                )
+            )
         return pending
 
     def _pending_sources(self) -> list[str]:
@@ -159,22 +245,26 @@ class Objects:
 
     def _pending_of(self, source: str) -> sqlite3.Cursor:
         return self._db.execute(
-            "SELECT id, uri, etag, key, source, size, modified, change, superseded FROM objects"
+            "SELECT id, uri, etag, key, source, size, modified, change, superseded, lines FROM objects"
             " WHERE state = ? AND source = ? ORDER BY id",
             (State.PENDING, source),
         )
 
-    def postpone(self, version: ObjectVersion) -> None:
-        """Not settled: pending again when a listing shows it."""
+    def postpone(self, version: ObjectVersion, sight: FileSight | None = None) -> None:
+        """Not settled: pending again when a listing shows it, or one of everything does not."""
         known = self._get(version)
         self._in_hand.discard(known.id)
+        if sight is not None:
+            self._files.saw(known.id, sight, hot=True)
         self._db.execute("UPDATE objects SET state = ? WHERE id = ?", (State.POSTPONED, known.id))
 
-    def end(self, version: ObjectVersion, lines: int) -> None:
+    def end(self, version: ObjectVersion, lines: int, sight: FileSight | None = None) -> None:
         """The end was read."""
         assert lines >= 0, lines
         known = self._get(version)
         self._in_hand.discard(known.id)
+        if sight is not None:
+            self._files.saw(known.id, sight, hot=not sight.quiet)
         self._db.execute(
             "UPDATE objects SET state = ?, lines = ? WHERE id = ?", (State.ENDED, lines, known.id)
         )
@@ -267,6 +357,9 @@ class Objects:
     def _finish(self, object_id: int) -> None:
         """Nothing more to read; what only reading needs is dropped."""
         self._in_hand.discard(object_id)
+        if self._files.is_hot(object_id):  # it may have to be read again without being shown again
+            self._db.execute("UPDATE objects SET state = ? WHERE id = ?", (State.FINISHED, object_id))
+            return
         self._db.execute(
             "UPDATE objects SET state = ?, key = NULL, source = NULL, size = NULL, modified = NULL WHERE id = ?",
             (State.FINISHED, object_id),

@@ -110,6 +110,8 @@ class Outcomes:
         dropped = [
             row for start, stop in spans.spans for row in self._unsealed(object_id, generation, start, stop)
         ]
+        if not dropped:
+            return []
         self._db.executemany("DELETE FROM outcomes WHERE id = ?", [(number,) for number, *_ in dropped])
         if generation == 0:
             self._objects.count_received(object_id, -len(dropped))

@@ -7,6 +7,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from mira_stream.core.errors import Refusal
+from mira_stream.ledger import files
 from mira_stream.ledger.settings import LedgerSettings
 
 VERSION = 1
@@ -128,6 +129,8 @@ def open_writer(
         elif not is_checked():
             _check(db)
         db.execute(_PENDING_INDEX)
+        db.execute(files.TABLE)
+        db.execute(files.HOT_INDEX)
         yield db
 
 

@@ -25,7 +25,7 @@ from mira_stream.ledger.settings import LedgerSettings
 from mira_stream.ledger.spans import PublishedSpans
 from mira_stream.ledger.sums import PageSums, page_sums
 from mira_stream.ledger.trouble import operating_errors
-from mira_stream.ports import Backlog, Checkpoint, Clock, PendingObject, SeenObject
+from mira_stream.ports import Backlog, Checkpoint, Clock, FileSight, PendingObject, SeenObject
 
 _GROUP_COMMIT_MAX = 256
 _T = TypeVar("_T")
@@ -102,13 +102,22 @@ class SqliteLedger:
     # Objects.
 
     def known(self, uri: str) -> str | None:
-        """The `change` mark of the last sight of `uri`; None if it was postponed, and is wanted again."""
+        """The `change` mark of the last sight of `uri`, with `?` behind it if it is wanted again even if unchanged."""
         with operating_errors(self._path):
             found = self._reader.execute(
-                "SELECT change FROM objects WHERE uri = ? AND current AND state <> ?",
-                (uri, State.POSTPONED.value),
+                "SELECT change || iif(state = ? OR EXISTS (SELECT 1 FROM files WHERE object = id AND hot), '?', '')"
+                " FROM objects WHERE uri = ? AND current",
+                (State.POSTPONED.value, uri),
             ).fetchone()
         return None if found is None else found[0]
+
+    async def begin_listing(self) -> None:
+        """What may not have settled is waited for."""
+        await self._write(self._tables.objects.begin_listing)
+
+    async def end_listing(self) -> None:
+        """What was waited for and not shown is pending: it is gone, or renamed."""
+        await self._write(self._tables.objects.end_listing)
 
     async def discover(self, seen: Sequence[SeenObject]) -> int:
         """Remember objects; returns how many versions are new.
@@ -124,13 +133,13 @@ class SqliteLedger:
         """Up to `limit` pending objects of wanted sources in order of discovery, whose uri is not in `exclude`."""
         return await self._write(lambda: self._tables.objects.pending(limit, exclude, wanted))
 
-    async def postpone(self, version: ObjectVersion) -> None:
+    async def postpone(self, version: ObjectVersion, sight: FileSight | None = None) -> None:
         """The object is not settled: pending again at the next discovery."""
-        await self._write(lambda: self._tables.objects.postpone(version))
+        await self._write(lambda: self._tables.objects.postpone(version, sight))
 
-    async def end_object(self, version: ObjectVersion, lines: int) -> None:
+    async def end_object(self, version: ObjectVersion, lines: int, sight: FileSight | None = None) -> None:
         """The end of the object was read: `lines` rows in all."""
-        await self._write(lambda: self._tables.objects.end(version, lines))
+        await self._write(lambda: self._tables.objects.end(version, lines, sight))
 
     # The commit protocol.
 

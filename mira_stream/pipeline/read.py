@@ -14,7 +14,7 @@ from mira_stream.core.record import Line, ObjectVersion, RecordKey
 from mira_stream.pipeline.channel import Closed
 from mira_stream.pipeline.commit import Committer
 from mira_stream.pipeline.raw import RawChannel, RawRecord, Route
-from mira_stream.ports import Clock, Ledger, ObjectEnd, PendingObject, Source
+from mira_stream.ports import Clock, FileSight, Ledger, ObjectEnd, PendingObject, Source
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
 
@@ -76,11 +76,13 @@ class Discovery:
 
     async def _list(self) -> None:
         began = self._clock()
+        await self._ledger.begin_listing()
         async for page in self._source.discover(known=self._ledger.known):
             new = await self._ledger.discover(page)
             self._meters.add(metrics.SOURCE_OBJECTS_DISCOVERED, new)
             self.first_page.set()
             self.found.set()
+        await self._ledger.end_listing()
         self.first_page.set()
         self._meters.set(metrics.SOURCE_LISTING_SECONDS, self._clock() - began)
         self._meters.set(metrics.SOURCE_LISTED_TIMESTAMP_SECONDS, self._wall())
@@ -143,8 +145,11 @@ class Reader:
 
     def _that_has_a_place(self) -> PendingObject | None:
         for channel, waiting in self._waiting.items():
-            if waiting and self._has_place(channel):
-                return waiting.popleft()
+            # Two versions of one uri take turns: what is open is known by its uri.
+            free = (one for one in waiting if one.seen.version.uri not in self._open)
+            if self._has_place(channel) and (pending := next(free, None)) is not None:
+                waiting.remove(pending)
+                return pending
         return None
 
     async def _fetch(self) -> bool:
@@ -217,6 +222,7 @@ class ObjectReading:
         self._meters = meters
         self._held: Line | None = None
         self._next = 0
+        self._sight: FileSight | None = None
 
     async def run(self, *, once: bool) -> bool:
         """Emit all records that are not done yet, then close the object; False if it is postponed instead."""
@@ -226,12 +232,12 @@ class ObjectReading:
         end = self._checked(await self._read_to_end(once=once))
         if not end.settled:
             await self._release_held()
-            await self._ledger.postpone(self._version)
+            await self._ledger.postpone(self._version, self._sight)
             self._meters.add(metrics.SOURCE_OBJECTS_POSTPONED)
             _log.info("object is not settled yet; left for later", object=self._version.uri, lines=end.lines)
             return False
-        total = self._closing_ordinal(end) + 1 if end.reason else end.lines
-        await self._ledger.end_object(self._version, total)
+        total = self._total(end)
+        await self._ledger.end_object(self._version, total, self._sight)
         await self._release_held()
         for ordinal in self._undelivered(total):
             await self._emit_closing(ordinal, end.reason, end.message)
@@ -243,10 +249,24 @@ class ObjectReading:
     def _checked(self, end: ObjectEnd) -> ObjectEnd:
         """A version that now has fewer lines than were taken from it is not the version it was."""
         if end.reason is None and end.settled and end.lines < self._pending.done.end:
+            self._sight = FileSight(closed=True)
             return ObjectEnd(
                 end.lines, reason=Reason.OVERWRITTEN, message="it is shorter than what was read of it"
             )
         return end
+
+    def _total(self, end: ObjectEnd) -> int:
+        """How many rows it has in all, a closing dead letter included, which it gets at most once."""
+        if end.reason is None:
+            return end.lines
+        told = self._pending.lines
+        if told is not None and end.lines < told:
+            # It had an end, which may be published: rows that are missing below it say what happened; only if none
+            # is, and nothing else has said it, one more does.
+            has_said_it = self._pending.closed or not self._pending.done.covers(told)
+            if has_said_it or end.reason is not Reason.OVERWRITTEN:
+                return told
+        return self._closing_ordinal(end) + 1
 
     async def _read_to_end(self, *, once: bool) -> ObjectEnd:
         delay, reached = _READ_RETRY_SECONDS, self._next
@@ -266,10 +286,11 @@ class ObjectReading:
                 delay = min(2 * delay, _RETRY_SECONDS_MAX)
 
     async def _read_lines(self, *, once: bool) -> ObjectEnd:
-        async for batch in self._source.read(self._version, once=once):
+        async for batch in self._source.read(self._version, once=once, prefix=self._pending.prefix):
             for line in batch.lines:
                 await self._take(line)
             if batch.end is not None:
+                self._sight = batch.file
                 return batch.end
         raise AssertionError(f"{self._version.uri}: the source gave no end")
 
@@ -312,7 +333,11 @@ class ObjectReading:
         return [n for start, stop in rest.minus(self._pending.done).spans for n in range(start, stop)]
 
     def _end_of_missing(self) -> ObjectEnd:
+        self._sight = FileSight(closed=True)
         started = self._next > 0 or bool(self._pending.done)
+        told = self._pending.lines
+        if told is not None and self._pending.done.covers(told):
+            return ObjectEnd(told)  # it was whole before it went
         if not started:
             return ObjectEnd(lines=0)
         return ObjectEnd(

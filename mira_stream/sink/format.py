@@ -36,7 +36,9 @@ _STEP_BYTES = 256 << 10
 
 _header = struct.Struct("<II")
 _footer = struct.Struct("<I8s")
-_key = re.compile(r"(source=[A-Za-z0-9_.%~-]+/shard=[0-9]{2,})/([0-9]{8,})\.jsonl\.zst")
+_COUNT_MAX = 10**18 - 1
+"""No count gets there; what is above would fit neither a name nor the ledger."""
+_key = re.compile(r"(source=[A-Za-z0-9_.%~-]+/shard=[0-9]{2,9})/([0-9]{8,18})\.jsonl\.zst")
 _encode = msgspec.json.Encoder().encode
 _decode_trailer = msgspec.json.Decoder(Trailer).decode
 
@@ -115,7 +117,7 @@ def read_trailer(tail: bytes) -> Trailer:
         raise _corrupt("the trailer is not inside a skippable frame")
     try:
         trailer = _decode_trailer(frame[_header.size : -FOOTER_BYTES])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _corrupt(f"the trailer cannot be decoded: {error}") from error
     _check(trailer)
     return trailer
@@ -123,18 +125,22 @@ def read_trailer(tail: bytes) -> Trailer:
 
 def _check(trailer: Trailer) -> None:
     """Refuse what would poison somebody's progress: a rival may have written it."""
-    if trailer.seq < 0 or any(lines.count < 0 for lines in trailer.lines):
-        raise _corrupt("the trailer has a negative count")
+    if not all(map(_is_count, (trailer.seq, *(lines.count for lines in trailer.lines)))):
+        raise _corrupt("the trailer has a negative count, or one that cannot be")
     seen: set[tuple[str, str, int]] = set()
     for held in trailer.ranges:
         key = (held.uri, held.etag, held.generation)
-        if key in seen or held.generation < 0 or not _spans_are_sound(held):
+        if key in seen or not _is_count(held.generation) or not _spans_are_sound(held):
             raise _corrupt(f"the trailer's range of {held.uri} makes no sense")
         seen.add(key)
 
 
+def _is_count(number: int) -> bool:
+    return 0 <= number <= _COUNT_MAX
+
+
 def _spans_are_sound(held: ObjectRange) -> bool:
-    rising = all(0 <= start < end for start, end in held.spans)
+    rising = all(0 <= start < end <= _COUNT_MAX for start, end in held.spans)
     return bool(held.spans) and rising and all(a[1] <= b[0] for a, b in pairwise(held.spans))
 
 
@@ -193,8 +199,10 @@ def published_key(line: bytes) -> PublishedKey:
     """What adoption and audit need of a row."""
     try:
         row = _decode_key(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _corrupt(f"a row cannot be decoded: {error}") from error
+    if not _is_count(row.ordinal) or not _is_count(row.generation):
+        raise _corrupt("a row has an ordinal or a generation that cannot be")
     version = ObjectVersion(row.object, row.etag)
     return PublishedKey(version, row.ordinal, row.generation, row.record_id, row.outcome, row.reason)
 

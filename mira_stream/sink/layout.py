@@ -38,7 +38,7 @@ async def read_layout(store: ObjectStore) -> Layout | None:
     data = await store.get(LAYOUT_KEY, end=_LAYOUT_BYTES_MAX)
     try:
         return msgspec.json.decode(data, type=Layout)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal(
             f"{store.uri}/{LAYOUT_KEY} cannot be understood: {error}",
             "a newer mira-stream may have written it: run that one, or restore the file from a backup; "

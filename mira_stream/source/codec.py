@@ -61,6 +61,16 @@ class Decoder:
         self._codec: Codec | None = None
         self._output_bytes = 0
 
+    @property
+    def consumed_bytes(self) -> int:
+        """The compressed bytes behind all output so far."""
+        return self._codec.consumed_bytes if self._codec is not None else 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is compressed, as far as can be told."""
+        return isinstance(self._codec, Plain)
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Steps of output. Raises Corrupt after all output that stands before the damage."""
         if self._codec is None:

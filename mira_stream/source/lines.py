@@ -28,6 +28,11 @@ class LineFramer:
         """Whether bytes after the last 0x0A wait for the end of their line."""
         return self._held_bytes > 0 or self._oversized
 
+    @property
+    def rest_bytes(self) -> int | None:
+        """How many bytes wait; None if the line is over the limit, and they were not kept."""
+        return None if self._oversized else self._held_bytes
+
     def feed(self, piece: bytes) -> Iterator[list[Line]]:
         """Batches of the lines that `piece` completes, at most `BATCH_LINES_MAX` each.
 

@@ -39,6 +39,12 @@ def operating_errors(doing: str) -> Iterator[None]:
         raise Transient(TransientKind.SERVER, problem) from error
 
 
+def is_other_file(before: str, now: str) -> bool:
+    """Whether two change marks of one name are of two files, or of one that was cut."""
+    old, new = before.split(":"), now.split(":")
+    return old[:2] != new[:2] or int(new[3]) < int(old[3])
+
+
 class LocalFile:
     """A regular file held open for reading; what it says is of that file, even after its name went to another."""
 
@@ -63,6 +69,10 @@ class LocalFile:
 
     def __del__(self) -> None:
         self.close()
+
+    def key_below(self, root: str) -> str:
+        """Its key in a store."""
+        return self._path.removeprefix(f"{root.rstrip('/')}/")
 
     @property
     def change(self) -> str:

@@ -3,13 +3,14 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from mira_stream.core.errors import Missing, Overwritten
+from mira_stream.core.errors import MiraStreamError, Missing, Overwritten
 from mira_stream.ports import StoredObject
 from mira_stream.source.durable import create_durably, settle
 from mira_stream.source.local_file import LocalFile, operating_errors
@@ -20,6 +21,7 @@ T = TypeVar("T")
 # Small enough that the work on one page does not stall the event loop.
 _PAGE = 250
 _THREADS = 4
+_BESIDE_MAX = 16
 
 
 class LocalStore:
@@ -88,6 +90,22 @@ class LocalStore:
         """A handle that stays on one file whatever happens to its name; blocking. Raises Missing."""
         return LocalFile(self.path(key))
 
+    def beside(self, key: str) -> Sequence[LocalFile]:
+        """What a rotation may have made of the file at `key`: files of its folder that begin with its name up to the
+        first dot, the newest first, open; blocking."""
+        path = Path(self.path(key))
+        stem = path.name.partition(".")[0]
+        try:
+            with os.scandir(path.parent) as entries:
+                names = [e.path for e in entries if e.name.startswith(stem) and e.path != str(path)]
+        except OSError:
+            return []
+        files: list[LocalFile] = []
+        for name in sorted(names, key=_modified, reverse=True)[:_BESIDE_MAX]:
+            with suppress(MiraStreamError):
+                files.append(LocalFile(name))
+        return files
+
     def _tell(self, refused: Counter[str]) -> None:
         # Collected by the thread that walks, told in the loop: the receiver need not be thread-safe.
         for reason, names in refused.items():
@@ -113,3 +131,10 @@ class LocalStore:
     def _delete(self, key: str) -> None:
         with operating_errors(f"delete {self.uri}/{key}"):
             Path(self.path(key)).unlink(missing_ok=True)
+
+
+def _modified(path: str) -> float:
+    try:
+        return Path(path).lstat().st_mtime
+    except OSError:
+        return 0.0

@@ -20,6 +20,7 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _QUERY = re.compile(r"(?<!<)\?[^\s)<>]*")  # not the head of an answer in XML
 _TIMED_OUT = re.compile(r"TimedOut|timed out|timeout", re.IGNORECASE)
 _UNREACHABLE = re.compile(r"ConnectionRefused|connection refused|dns error|ConnectError", re.IGNORECASE)
+_CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(?:Other\(\s*OtherError\(\s*)?(\w+)")
 _SETTINGS_HINTS = {
     "NoSuchBucket": "create the bucket, or correct the name in the address",
     "ContainerNotFound": "create the container, or correct the name in the address",
@@ -54,6 +55,10 @@ def translated(error: Exception, doing: str) -> MiraStreamError:
     """The error of this package for what obstore raised while `doing`."""
     text = str(error)
     problem = f"cannot {doing}: {brief(text)}"
+    if certificate := _CERTIFICATE.search(text):
+        # A certificate that ran out is renewed some day: tried again, as any store that is not there.
+        why = f"its certificate was not accepted: {certificate[1]}; SSL_CERT_FILE names further authorities"
+        return Transient(TransientKind.REFUSED, f"{problem} ({why})")
     for sign, hint in _SETTINGS_HINTS.items():
         if sign in text:
             return Refusal(problem, hint)

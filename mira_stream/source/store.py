@@ -1,5 +1,6 @@
 """Opening object stores: one address in, one `ObjectStore` out."""
 
+import re
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mira_stream.source.remote_store import open_remote
 from mira_stream.source.store_settings import OnRefused, StoreSettings, ignore_refused
 
 REMOTE_SCHEMES = ("s3", "gs", "az")
+_BUCKET = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.-]*")
 
 
 def open_store(
@@ -41,9 +43,11 @@ def open_store(
             f"{scheme}://… is no kind of store that is known",
             "use s3://, gs://, az:// or a folder's path",
         )
-    if "?" in rest or "#" in rest or "@" in rest.partition("/")[0]:
+    bucket, _, prefix = rest.partition("/")
+    if "?" in rest or "#" in rest or (bucket and not _BUCKET.fullmatch(bucket)):
         raise Refusal(
-            f"{scheme}://…: an address has no query, fragment or credentials",
+            f"{scheme}://…: an address has no query, fragment or credentials, and a bucket's name is of letters, "
+            "digits, '.', '_' and '-'",
             "put credentials into the environment or the provider's own files",
         )
     if settings.endpoint is not None and _has_credentials(settings.endpoint):
@@ -51,7 +55,6 @@ def open_store(
             f"the endpoint of {uri} holds credentials",
             "put credentials into the environment or the provider's own files",
         )
-    bucket, _, prefix = rest.partition("/")
     if not bucket:
         raise Refusal(f"{uri} names no bucket", f"write {scheme}://bucket/prefix")
     return open_remote(scheme, bucket, prefix=prefix.strip("/"), settings=settings)

@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
-from mira_stream.core.errors import Missing, Overwritten
+from mira_stream.core.errors import MiraStreamError, Missing, Overwritten
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.record import ObjectVersion
-from mira_stream.ports import LineBatch, ObjectEnd, ObjectStore, SeenObject, StoredObject
+from mira_stream.ports import Beside, LineBatch, ObjectEnd, ObjectStore, Prefix, SeenObject, StoredObject
 from mira_stream.source.listing import ListingPlan
+from mira_stream.source.local_file import LocalFile, is_other_file
 from mira_stream.source.local_store import LocalStore
 from mira_stream.source.names import NameFilter
-from mira_stream.source.reading import Damaged, LocalReading, ObjectReading, identity
+from mira_stream.source.reading import Damaged, LocalReading, ObjectReading, Reread, identity, whole_identity
 from mira_stream.source.settings import SourceSettings
 from mira_stream.source.store_settings import OnRefused, ignore_refused
 
@@ -71,12 +73,14 @@ class TailSource:
                     yield seen
         self._plan.done(now, full=full)
 
-    async def read(self, version: ObjectVersion, *, once: bool) -> AsyncIterator[LineBatch]:
+    async def read(
+        self, version: ObjectVersion, *, once: bool, prefix: Prefix | None = None
+    ) -> AsyncIterator[LineBatch]:
         """The lines of that version. `once` changes nothing here: an unsettled tail is left unread either way."""
         del once
         key = version.uri.removeprefix(f"{self._store.uri}/")
         if isinstance(self._store, LocalStore):
-            batches = self._read_local(self._store, key, version.etag)
+            batches = self._read_local(self._store, key, version.etag, prefix)
         else:
             batches = self._read_remote(key, version.etag)
         async for batch in batches:
@@ -99,7 +103,28 @@ class TailSource:
             etags = [entry.etag for entry in changed]
         if unsettled := etags.count(None):
             self._on_ignored("unsettled", unsettled)
-        return [self._seen_object(entry, etag) for entry, etag in zip(changed, etags, strict=True) if etag]
+        found = [(entry, etag) for entry, etag in zip(changed, etags, strict=True) if etag]
+        beside = await self._beside([entry for entry, _ in found], known)
+        return [self._seen_object(entry, etag, beside.get(entry.key, ())) for entry, etag in found]
+
+    async def _beside(self, entries: Sequence[StoredObject], known: Known) -> dict[str, tuple[Beside, ...]]:
+        """What is kept beside the files whose name another one had."""
+        store = self._store
+        if not isinstance(store, LocalStore):
+            return {}
+        marks = [(entry, (known(self._uri(entry.key)) or entry.etag).removesuffix("?")) for entry in entries]
+        others = [entry.key for entry, mark in marks if is_other_file(mark, entry.etag)]
+        if not others:
+            return {}
+        return await self._run(lambda: {key: self._identities_beside(store, key) for key in others})
+
+    def _identities_beside(self, store: LocalStore, key: str) -> tuple[Beside, ...]:
+        found: list[Beside] = []
+        for other in self._rotated(store, key):
+            with other, suppress(MiraStreamError):
+                if etag := whole_identity(other, self._settings):
+                    found.append(Beside(etag, other.change))
+        return tuple(found)
 
     def _is_object(self, entry: StoredObject) -> bool:
         self._plan.saw(entry)
@@ -108,7 +133,9 @@ class TailSource:
             self._on_ignored(reason, 1)
         return reason is None
 
-    def _seen_object(self, entry: StoredObject, etag: str) -> SeenObject:
+    def _seen_object(self, entry: StoredObject, etag: str, beside: tuple[Beside, ...]) -> SeenObject:
+        is_local = isinstance(self._store, LocalStore)
+        quiet = not is_local or self._wall_clock() - entry.modified >= self._settings.grow_settle_seconds
         return SeenObject(
             version=ObjectVersion(self._uri(entry.key), etag),
             key=entry.key,
@@ -116,6 +143,8 @@ class TailSource:
             size=entry.size,
             modified=entry.modified,
             change=entry.etag,
+            quiet=quiet,
+            beside=beside,
         )
 
     def _uri(self, key: str) -> str:
@@ -129,12 +158,42 @@ class TailSource:
         except Missing:
             return ""
 
-    async def _read_local(self, store: LocalStore, key: str, etag: str) -> AsyncIterator[LineBatch]:
-        file = await self._run(lambda: store.open(key))
-        reading = LocalReading(file, self._settings, etag=etag, wall_clock=self._wall_clock)
+    async def _read_local(
+        self, store: LocalStore, key: str, etag: str, prefix: Prefix | None
+    ) -> AsyncIterator[LineBatch]:
+        file, is_rotated = await self._run(lambda: self._open(store, key, etag))
+        reading = LocalReading(
+            file,
+            self._settings,
+            etag=etag,
+            wall_clock=self._wall_clock,
+            reread=Reread(prefix, is_rotated),
+        )
         batches = reading.batches()
         while (batch := await self._next(batches)) is not None:
             yield batch
+
+    def _open(self, store: LocalStore, key: str, etag: str) -> tuple[LocalFile, bool]:
+        """The file of that version, and whether a rotation has taken its name. Raises Missing."""
+        missing: Missing | None = None
+        try:
+            file = store.open(key)
+            if whole_identity(file, self._settings) in (etag, None):
+                return file, False
+        except Missing as error:
+            missing = error
+        for other in self._rotated(store, key):
+            if whole_identity(other, self._settings) == etag:
+                return other, True
+        if missing is not None:
+            raise missing
+        return file, False
+
+    def _rotated(self, store: LocalStore, key: str) -> Iterator[LocalFile]:
+        """Files beside the one at `key` that are no objects of their own."""
+        for other in store.beside(key):
+            if self._filter.refuses(other.key_below(store.root)) == "name":
+                yield other
 
     async def _read_remote(self, key: str, etag: str) -> AsyncIterator[LineBatch]:
         reading = ObjectReading(self._settings)

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ import pytest
 
 from mira_stream.control.intervals import IntervalSet
 from mira_stream.control.sealing import RollLimits
+from mira_stream.core.errors import Corrupt
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import ObjectVersion, RecordKey
-from mira_stream.core.segment import ObjectLines, Plan, Trailer
-from mira_stream.ports import Ledger, PendingObject, SeenObject
+from mira_stream.core.segment import Cumulated, ObjectLines, Plan, Trailer
+from mira_stream.ports import Beside, FileSight, Ledger, PendingObject, Prefix, SeenObject
 from tests.fakes.ledgers import (
     ONE,
     ROLL,
@@ -192,7 +193,7 @@ def test_rows_on_their_way_are_read_again_after_a_restart(play: Play) -> None:
         await _publish(shelf.ledger)
         await shelf.ledger.receive([outcome(A, 3)])
         ledger = await shelf.reopen()
-        assert await _only(ledger) == PendingObject(seen(A), IntervalSet(((0, 2), (3, 4))))
+        assert await _only(ledger) == PendingObject(seen(A), IntervalSet(((0, 2), (3, 4))), lines=4)
         await ledger.end_object(A, 4)
         await ledger.receive([outcome(A, 2)])
         assert await _pending(ledger) == []
@@ -212,7 +213,7 @@ def test_an_empty_object_is_finished_at_its_end(play: Play) -> None:
 
 
 def test_a_postponed_object_is_pending_at_the_next_discovery(play: Play) -> None:
-    """Even unchanged: it may have settled by then. Until then it is neither pending nor known."""
+    """Even unchanged: it may have settled by then. Until then it is not pending, and to be shown again."""
 
     async def story(shelf: Shelf) -> None:
         ledger = shelf.ledger
@@ -220,7 +221,7 @@ def test_a_postponed_object_is_pending_at_the_next_discovery(play: Play) -> None
         await ledger.receive(outcomes(A, 0, 3))
         await ledger.postpone(A)
         assert await _pending(ledger) == []
-        assert ledger.known(A.uri) is None
+        assert ledger.known(A.uri) == f"{A.etag}?"
         ledger = await shelf.reopen()
         assert await _pending(ledger) == []
         assert await ledger.discover([seen(A)]) == 0
@@ -237,7 +238,7 @@ def test_a_grown_object_is_pending_with_what_is_done(play: Play) -> None:
         ledger = shelf.ledger
         assert (await _score(ledger, LOCAL, 3)).lines == (ObjectLines(LOCAL.uri, LOCAL.etag, 3),)
         assert await ledger.discover([seen(LOCAL, "grown")]) == 0
-        assert await _only(ledger) == PendingObject(seen(LOCAL, "grown"), IntervalSet(((0, 3),)))
+        assert await _only(ledger) == PendingObject(seen(LOCAL, "grown"), IntervalSet(((0, 3),)), lines=3)
         await ledger.end_object(LOCAL, 5)
         await ledger.receive(outcomes(LOCAL, 3, 5))
         assert (await _publish(ledger)).lines == (ObjectLines(LOCAL.uri, LOCAL.etag, 5),)
@@ -685,5 +686,126 @@ def test_closing_twice_is_once(play: Play) -> None:
         await shelf.ledger.close()
         await shelf.ledger.close()
         await shelf.reopen()
+
+    play(story)
+
+
+# Files that may still be written to.
+
+
+def test_a_file_that_is_not_shown_any_more_is_pending_once_more(play: Play) -> None:
+    """It was not quiet when it was read, and has lost its name since: what came after is looked for. Not if quiet."""
+
+    async def story(shelf: Shelf) -> None:
+        ledger = shelf.ledger
+        await _score(ledger, LOCAL, 2)
+        await ledger.discover([seen(LOCAL, "grown")])
+        await ledger.next_pending(9, NONE)
+        await ledger.end_object(LOCAL, 2, FileSight(Prefix(7, "d"), quiet=False))
+        assert ledger.known(LOCAL.uri) == "grown?"
+        await ledger.begin_listing()
+        await ledger.discover([msgspec.structs.replace(seen(LOCAL, "grown"), quiet=False)])
+        await ledger.end_listing()
+        assert await _pending(ledger) == [], "it was shown"
+        ledger = await shelf.reopen()
+        await ledger.begin_listing()
+        await ledger.end_listing()
+        (one,) = await ledger.next_pending(9, NONE)
+        assert (one.seen.version, one.lines, one.prefix) == (LOCAL, 2, Prefix(7, "d"))
+        await ledger.end_object(LOCAL, 2, FileSight())
+        await ledger.begin_listing()
+        await ledger.end_listing()
+        assert await _pending(ledger) == []
+        assert ledger.known(LOCAL.uri) == "grown"
+
+    play(story)
+
+
+def test_a_file_that_took_the_name_of_one_that_is_kept_is_no_overwrite(play: Play) -> None:
+    """The old one is read again if it has changed, the new one from its start, also if an empty one came between."""
+
+    async def story(shelf: Shelf) -> None:
+        ledger = shelf.ledger
+        await _score(ledger, LOCAL, 2)
+        empty, new = ObjectVersion(LOCAL.uri, "empty"), ObjectVersion(LOCAL.uri, "new")
+        beside = (Beside(LOCAL.etag, "renamed and longer"),)
+        await ledger.discover([msgspec.structs.replace(seen(empty), beside=beside)])
+        await ledger.discover([seen(new)])
+        pending = await ledger.next_pending(9, NONE)
+        assert {one.seen.version.etag: one.superseded for one in pending if one.seen.version != empty} == {
+            LOCAL.etag: False,
+            "new": False,
+        }
+
+    play(story)
+
+
+def test_a_closed_file_stays_closed(play: Play) -> None:
+    """However it changes: nothing more is read of it."""
+
+    async def story(shelf: Shelf) -> None:
+        ledger = shelf.ledger
+        await _score(ledger, LOCAL, 2)
+        await ledger.discover([seen(LOCAL, "shorter")])
+        await ledger.end_object(LOCAL, 3, FileSight(closed=True))
+        await ledger.receive([outcome(LOCAL, 2, reason=Reason.OVERWRITTEN)])
+        await ledger.discover([seen(LOCAL, "longer")])
+        assert await _pending(ledger) == []
+
+    play(story)
+
+
+# Checkpoints.
+
+
+class _Checkpoint:
+    """One object's rows `[0, 3)` and its end, up to segment 4 of a chain."""
+
+    partition = ONE
+    seq = 4
+
+    def entries(self) -> Iterator[Cumulated]:
+        yield Cumulated(A.uri, A.etag, 0, ((0, 3),), 3)
+        yield Cumulated(B.uri, B.etag, 1, ((5, 6),))
+
+
+def test_a_checkpoint_is_adopted_whole(play: Play) -> None:
+    """Its ranges are published, ours among them dropped, also those of a sealed plan; the chain goes on behind it."""
+
+    async def story(shelf: Shelf) -> None:
+        ledger = shelf.ledger
+        await ledger.discover([seen(A)])
+        await ledger.receive([*outcomes(A, 1, 2), *outcomes(B, 0, 1)])
+        await ledger.seal(ONE)
+        dropped = await ledger.adopt_checkpoint(_Checkpoint())
+        assert [(one.partition, one.key) for one in dropped] == [(ONE, RecordKey(A, 1))]
+        assert await ledger.chains() == {ONE: 5}
+        assert await ledger.adopt_checkpoint(_Checkpoint()) == [], "known already"
+        assert await ledger.is_published(RecordKey(A, 2))
+        assert await ledger.is_published(RecordKey(B, 5, 1))
+        assert A not in await _pending(ledger), "all its rows are there"
+        plan = await ledger.seal(ONE)
+        assert [row.key for row in plan.rows] == [RecordKey(B, 0)]
+        assert plan.seq == 5
+
+    play(story)
+
+
+class _Torn(_Checkpoint):
+    """One whose end is damaged."""
+
+    def entries(self) -> Iterator[Cumulated]:
+        yield from super().entries()
+        raise Corrupt(Reason.CORRUPT, "damaged")
+
+
+def test_a_checkpoint_that_turns_out_damaged_changes_nothing(play: Play) -> None:
+    """All or nothing, however much of it was read."""
+
+    async def story(shelf: Shelf) -> None:
+        with pytest.raises(Corrupt):
+            await shelf.ledger.adopt_checkpoint(_Torn())
+        assert await shelf.ledger.chains() == {}
+        assert not await shelf.ledger.is_published(RecordKey(A, 2))
 
     play(story)

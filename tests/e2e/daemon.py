@@ -3,7 +3,7 @@
 import json
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -29,11 +29,11 @@ class Daemon:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
-    def get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Status and text of one endpoint. Raises OSError if the daemon is not, or no longer, there."""
-        connection = HTTPConnection(self._listening_on(), timeout=_GET_SECONDS)
+        connection = HTTPConnection(self.address, timeout=_GET_SECONDS)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=dict(headers or {}))
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
         finally:
@@ -75,7 +75,8 @@ class Daemon:
         self.process.send_signal(signal.SIGTERM)
         return self.wait(seconds=END_SECONDS)
 
-    def _listening_on(self) -> str:
+    @property
+    def address(self) -> str:
         """`host:port`; waits until it says it."""
         if not self._address:
             until(lambda: self.ended or self._said_address(), "the daemon says where it listens")

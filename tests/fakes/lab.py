@@ -123,10 +123,10 @@ class Lab:
             await self.committer.finish(one, source="claude_cli", stage=Stage.PREPARING)
 
     async def published(self) -> list[PublishedKey]:
-        """Every row of every segment, chain by chain."""
+        """Every row of every segment that is there, chain by chain."""
         found: list[PublishedKey] = []
-        for partition, end in sorted((await self.sink.chains()).items()):
-            for seq in range(end):
+        for partition, chain in sorted((await self.sink.survey()).items()):
+            for seq in chain.held.ordinals():
                 found += await self.sink.rows(partition, seq)
         return found
 

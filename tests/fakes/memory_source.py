@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from mira_stream.core.errors import MiraStreamError
 from mira_stream.core.record import Line, ObjectVersion
-from mira_stream.ports import LineBatch, ObjectEnd, SeenObject
+from mira_stream.ports import LineBatch, ObjectEnd, Prefix, SeenObject
 
 _BATCH = 4
 
@@ -22,7 +22,9 @@ class MemorySource:
             if known(version.uri) != version.etag:
                 yield [SeenObject(version, version.uri, "claude_cli", 1, 0.0, version.etag)]
 
-    async def read(self, version: ObjectVersion, *, once: bool) -> AsyncIterator[LineBatch]:
+    async def read(
+        self, version: ObjectVersion, *, once: bool, prefix: Prefix | None = None
+    ) -> AsyncIterator[LineBatch]:
         self.reads.append(version)
         if self.errors.get(version.uri):
             raise self.errors[version.uri].pop(0)

@@ -1,6 +1,7 @@
 """An object store in memory that passes the contract of `ports.ObjectStore`, and one that misbehaves on demand."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from hashlib import blake2b
 
@@ -9,11 +10,12 @@ from mira_stream.ports import ObjectStore, StoredObject
 
 
 class MemoryStore:
-    """Keys and bytes in a dict. `put` and `objects` are for tests that play the rest of the world."""
+    """Keys and bytes in a dict. `put`, `objects` and `modified` (of all) are for tests that play the rest of the world."""
 
     def __init__(self, uri: str = "s3://lake/scores", *, page: int = 3) -> None:
         self.uri = uri
         self.objects: dict[str, bytes] = {}
+        self.modified = time.time()
         self._page = page
 
     def put(self, key: str, data: bytes) -> None:
@@ -57,7 +59,7 @@ class MemoryStore:
 
     def _entry(self, key: str) -> StoredObject:
         data = self.objects[key]
-        return StoredObject(key, blake2b(data, digest_size=16).hexdigest(), len(data), 1_700_000_000.0)
+        return StoredObject(key, blake2b(data, digest_size=16).hexdigest(), len(data), self.modified)
 
     @staticmethod
     def _under(key: str, prefix: str) -> bool:

@@ -8,7 +8,7 @@ import msgspec
 
 from mira_stream.core.errors import MiraStreamError
 from mira_stream.core.record import Line, ObjectVersion
-from mira_stream.ports import LineBatch, ObjectEnd, SeenObject
+from mira_stream.ports import LineBatch, ObjectEnd, Prefix, SeenObject
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -60,12 +60,14 @@ class ScriptedSource:
             raise self._trouble.popleft()
         for version in list(self.versions):
             change = self.changes.get(version.uri, version.etag)
-            if known(version.uri) != change:
+            if known(version.uri) != change:  # also if it is to be shown again
                 yield [SeenObject(version, version.uri[-9:], self._source_of(version), 1, 0.0, change)]
         self.listings += 1
         self._news.set()
 
-    async def read(self, version: ObjectVersion, *, once: bool) -> AsyncIterator[LineBatch]:
+    async def read(
+        self, version: ObjectVersion, *, once: bool, prefix: Prefix | None = None
+    ) -> AsyncIterator[LineBatch]:
         self.reads.append(version)
         self._news.set()
         readings = self.versions[version]

@@ -17,9 +17,11 @@ from mira_stream.core.record import ObjectVersion
 from mira_stream.core.row import Row
 from mira_stream.core.segment import ObjectRange, Plan
 from mira_stream.ports import ObjectEnd
+from mira_stream.sink.checkpoints import checkpoint_key
 from mira_stream.sink.format import decode_rows, encode_segment, segment_key, trailer_bytes
 from mira_stream.sink.reader import SegmentReader
 from mira_stream.sink.retry import Patience
+from mira_stream.sink.segments import SegmentSink
 from mira_stream.sink.settings import SinkSettings
 from tests.fakes.memory_source import MemorySource
 from tests.fakes.memory_store import FaultyStore, MemoryStore, failing
@@ -420,3 +422,95 @@ def test_findings_are_bounded_and_rendered() -> None:
     assert f"only the first {FAULTS_KEPT} findings" in text[-2]
     assert text[-1] == "FAILED   changed 300"
     assert msgspec.json.decode(msgspec.json.encode(audit), type=Audit) == audit
+
+
+# Checkpoints and expired segments.
+
+
+def _checkpoint(store: MemoryStore, seq: int, *, partition: str = PARTITION) -> None:
+    async def write() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            sink = SegmentSink(store, settings=SETTINGS, patience=Patience(SETTINGS), executor=executor)
+            await sink.write_checkpoint(partition, seq)
+
+    asyncio.run(write())
+
+
+def _expire(store: MemoryStore, *seqs: int) -> None:
+    for seq in seqs:
+        del store.objects[segment_key(PARTITION, seq)]
+
+
+def test_what_expired_under_a_checkpoint_counts_by_its_word() -> None:
+    """Removed segments are no gap and no loss; the report says how many rows it cannot read any more."""
+    source, store = _lake()
+    _checkpoint(store, 1)
+    whole = _verify(source, store, strict=True)
+    assert (whole.found, whole.expired_segments, whole.rows) == ({}, 0, 13)
+    _expire(store, 0)
+    part = _verify(source, store, strict=True)
+    assert (part.found, part.expired_segments, part.expired_rows, part.rows) == ({}, 1, 4, 9)
+    _expire(store, 1)
+    most = _verify(source, store, strict=True, chains={PARTITION: 3, OTHER: 1})
+    assert (most.found, most.expired_segments, most.expired_rows, most.rows) == ({}, 2, 7, 6)
+    assert most.exit_code == 0
+    assert any("2 segments expired under checkpoints: how 7 rows ended" in line for line in lines(most))
+
+
+def test_a_chain_that_expired_whole_is_still_known() -> None:
+    """Its checkpoint alone stands; that its last segment is gone is no fault, even to the ledger's mind."""
+    source, store = _lake()
+    _checkpoint(store, 2)
+    _expire(store, 0, 1, 2)
+    audit = _verify(source, store, strict=True, chains={PARTITION: 3, OTHER: 1})
+    assert (audit.found, audit.partitions, audit.expired_rows) == ({}, 2, 10)
+
+
+def test_a_segment_removed_above_the_checkpoint_is_a_gap() -> None:
+    """Only what a checkpoint covers may go."""
+    source, store = _lake()
+    _checkpoint(store, 0)
+    _expire(store, 0, 1)
+    assert _kinds(_verify(source, store)) == {"gap": 1, "lost": 3}
+
+
+def test_a_row_above_the_checkpoint_that_it_holds_is_doubled() -> None:
+    """Also if the segment that held it first is gone."""
+    source, store = _lake()
+    _checkpoint(store, 2)
+    _put(store, plan([row(A, 0)], seq=3))
+    _expire(store, 0, 1, 2)
+    assert _kinds(_verify(source, store)) == {"doubled": 1}
+
+
+def test_a_checkpoint_that_is_not_of_its_segments_is_changed() -> None:
+    """Too few rows, too many, or other segments: as long as they stand, each is held against the other."""
+    source, store = _lake()
+    _checkpoint(store, 1)
+    _put(store, plan([row(A, n) for n in (4, 5)], seq=1), plan([row(A, n) for n in (6, 7, 8, 9)], seq=2))
+    found = _verify(source, store)
+    assert found.found[FaultKind.CHANGED] == 2
+    assert any("not the one that it covers" in fault.message for fault in found.faults)
+    assert any("in no segment" in fault.message for fault in found.faults)
+    _put(store, plan([row(A, n) for n in (4, 5, 7, 30)], seq=1))
+    assert any("it lacks 1 rows" in fault.message for fault in _verify(source, store).faults)
+
+
+def test_a_damaged_checkpoint_is_corrupt() -> None:
+    """What it covered and is gone counts as absent then."""
+    source, store = _lake()
+    _checkpoint(store, 1)
+    _expire(store, 0)
+    store.put(checkpoint_key(PARTITION, 1), b"damaged")
+    assert _kinds(_verify(source, store)) == {"corrupt": 1, "lost": 4}
+
+
+def test_an_object_whose_closing_row_expired_is_not_compared() -> None:
+    """Why it had so many rows was said there: it may have been refused. That is counted, and no fault."""
+    source, store = _lake()
+    _put(store, plan([row(A, 10, reason=Reason.OVERWRITTEN)], seq=3, lines=[(A, 11)]))
+    source.ends[A] = 30
+    _checkpoint(store, 3)
+    _expire(store, 0, 1, 2, 3)
+    audit = _verify(source, store)
+    assert (audit.found, audit.unchecked_objects) == ({}, 1)

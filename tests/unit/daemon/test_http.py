@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from mira_stream.core.errors import Refusal
-from mira_stream.daemon.http import make_app, serving
+from mira_stream.daemon.config import HttpSection
+from mira_stream.daemon.http import CONNECTIONS_MAX, make_app, serving
+from mira_stream.daemon.http_guard import Guard, guard_of, is_loopback
 from mira_stream.daemon.status import PoolStatus, ReplicaStatus, Status
 from mira_stream.daemon.status_view import picture
 from mira_stream.telemetry import registry as metrics
@@ -75,11 +77,12 @@ def _status(**changes: object) -> Status:
 def _play(
     story: Callable[[aiohttp.ClientSession, str], Coroutine[None, None, None]],
     waiting: list[str] | None = None,
+    guard: Guard | None = None,
 ) -> Meters:
     meters = Meters()
 
     async def run() -> None:
-        app = make_app(Exporter(meters), _status, lambda: waiting or [])
+        app = make_app(Exporter(meters), _status, lambda: waiting or [], guard=guard)
         async with serving(app, "127.0.0.1:0") as url, aiohttp.ClientSession() as session:
             await story(session, url)
 
@@ -145,6 +148,121 @@ def test_a_port_that_is_taken_is_refused_in_words() -> None:
                 pass
 
     _play(story)
+
+
+PATHS = ("/metrics", "/healthz", "/readyz", "/status.json", "/none")
+TOKEN = "a-token-of-more-than-16"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_answer_is_taken_for_more_than_text(path: str) -> None:
+    """A browser neither guesses another type, nor runs, frames or keeps what a model or a record said."""
+
+    async def story(session: aiohttp.ClientSession, url: str) -> None:
+        async with session.get(f"{url}{path}") as response:
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+            assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+            assert response.headers["Cache-Control"] == "no-store"
+            assert response.content_type in ("text/plain", "application/json")
+            assert "Python" not in response.headers["Server"]
+
+    _play(story)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "given",
+    [None, "", "Bearer", "Bearer x", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", TOKEN, f"Digest {TOKEN}", "Basic !",
+     "Basic", "Bearer \xe9"],
+)  # fmt: skip
+def test_without_the_token_nothing_is_told(path: str, given: str | None) -> None:
+    """Not even which paths there are; the answer says how to ask."""
+
+    async def story(session: aiohttp.ClientSession, url: str) -> None:
+        headers = {} if given is None else {"Authorization": given}
+        async with session.get(f"{url}{path}", headers=headers) as response:
+            assert (response.status, await response.text()) == (401, "the token is needed\n")
+            assert response.headers["WWW-Authenticate"].startswith("Basic")
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+    _play(story, guard=Guard(TOKEN))
+
+
+@pytest.mark.parametrize(
+    "given", [f"Bearer {TOKEN}", f"bearer  {TOKEN}", aiohttp.encode_basic_auth("any", TOKEN)]
+)
+def test_with_the_token_all_is_told(given: str) -> None:
+    """To a scraper that bears it, and to a browser that was asked for a password."""
+
+    async def story(session: aiohttp.ClientSession, url: str) -> None:
+        async with session.get(f"{url}/status.json", headers={"Authorization": given}) as response:
+            assert response.status == 200
+
+    _play(story, guard=Guard(TOKEN))
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "[::]", "192.168.1.4", "gpu-1", "*", "[::ffff:10.0.0.1]", "[fe80::1]"]
+)
+def test_an_open_address_without_a_token_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is started, with the key to set; with a token of enough characters it is served."""
+    listen = f"{host}:9464"
+    assert not is_loopback(listen)
+    with pytest.raises(Refusal, match="can be reached from other machines") as refused:
+        guard_of(HttpSection(listen=listen))
+    assert "[http] token_env" in refused.value.hint
+    monkeypatch.setenv("MIRA_TEST_TOKEN", "short")
+    with pytest.raises(Refusal, match="shorter than 16 characters"):
+        guard_of(HttpSection(listen=listen, token_env="MIRA_TEST_TOKEN"))
+    monkeypatch.setenv("MIRA_TEST_TOKEN", TOKEN)
+    guard = guard_of(HttpSection(listen=listen, token_env="MIRA_TEST_TOKEN"))
+    assert guard is not None
+    assert guard.admits(f"Bearer {TOKEN}")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "[::1]", "localhost"])
+def test_a_loopback_address_needs_no_token(host: str) -> None:
+    """Whoever is on the machine may look."""
+    assert guard_of(HttpSection(listen=f"{host}:9464")) is None
+
+
+def test_strangers_cannot_take_all_descriptors() -> None:
+    """Of many connections that say nothing the oldest are closed, and whoever asks is answered."""
+
+    async def story(session: aiohttp.ClientSession, url: str) -> None:
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        silent = [await asyncio.open_connection(host, int(port)) for _ in range(2 * CONNECTIONS_MAX)]
+        async with session.get(f"{url}/healthz") as response:
+            assert response.status == 200
+        first = [await asyncio.wait_for(reader.read(1), 10) for reader, _ in silent[:CONNECTIONS_MAX]]
+        assert first == [b""] * CONNECTIONS_MAX
+        for _, writer in silent:
+            writer.close()
+
+    _play(story)
+
+
+def test_what_is_no_http_is_answered_in_plain_text(capfd: pytest.CaptureFixture[str]) -> None:
+    """A request that cannot be read costs its connection, is not repeated to its sender, and is not logged."""
+
+    async def story(_: aiohttp.ClientSession, url: str) -> None:
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        for request in (
+            b"<script>alert(1)</script>\r\n\r\n",
+            b"GET / HTTP/1.1\r\nA: <script>\0\r\n\r\n",
+            b"\x16\x03\x01",
+        ):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(request)
+            writer.write_eof()
+            answer = await asyncio.wait_for(reader.read(), 10)
+            assert b"<script>" not in answer
+            assert b"Traceback" not in answer
+            writer.close()
+
+    _play(story)
+    assert "script" not in capfd.readouterr().err
 
 
 def test_an_ipv6_address_is_shown_with_brackets() -> None:

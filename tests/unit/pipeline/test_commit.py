@@ -5,16 +5,18 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from mira_stream.core.errors import Corrupt, Refusal
+from mira_stream.core.errors import Refusal
 from mira_stream.core.failpoint import inert
 from mira_stream.core.outcome import Outcome, Reason
 from mira_stream.core.record import ObjectVersion
-from mira_stream.core.segment import Received
+from mira_stream.core.segment import ObjectRange, Plan, Received
 from mira_stream.pipeline.account import Stage
 from mira_stream.pipeline.channel import Closed
 from mira_stream.sink.format import encode_segment, segment_key
+from mira_stream.telemetry import registry as metrics
 from tests.fakes import segments
 from tests.fakes.lab import GatedStore, Lab, WatchedAccount, committing, laboratory
 from tests.fakes.ledgers import seen
@@ -309,17 +311,40 @@ def test_a_plan_that_was_published_before_the_crash_is_not_published_again(tmp_p
 # Trouble.
 
 
-def test_trouble_of_the_sink_ends_the_committer(tmp_path: Path) -> None:
-    """What stands in our chain is no segment: the error comes out, although nobody closes."""
+def test_a_damaged_chain_stops_its_partition_alone(tmp_path: Path) -> None:
+    """What stands in one chain is no segment: that is said, its rows stay in the ledger, the other chain goes on."""
 
     async def story() -> None:
         store = MemoryStore()
         store.put(segment_key(PARTITION, 0), b"no segment")
         async with laboratory(tmp_path, store=store, roll_records=1) as lab:
-            with pytest.RaisesGroup(pytest.RaisesGroup(Corrupt, allow_unwrapped=True)):
-                async with committing(lab):
-                    await lab.finish(*_rows([0]))
-                    await asyncio.Event().wait()
+            async with committing(lab):
+                await lab.finish(*_rows([0]))
+                await lab.finish(*_rows([1, 2], partition=OTHER))
+                await lab.finish(*_rows([3]))
+            assert "too few for a segment" in lab.committer.stopped[PARTITION]
+            assert lab.meters.value(metrics.SINK_PARTITIONS_STOPPED) == 1
+            assert lab.committer.is_stopped("claude_cli")
+            assert not lab.committer.is_stopped("other")
+            assert len(await lab.ledger.unpublished()) == lab.account.at(Stage.RECEIVED) == 2
+            assert segment_key(OTHER, 0) in store.objects
+
+    asyncio.run(story())
+
+
+def test_a_trailer_that_claims_more_than_its_rows_stops_the_partition(tmp_path: Path) -> None:
+    """Adopted it would lose records for good: the partition stops, nothing is dropped."""
+
+    async def story() -> None:
+        store = MemoryStore()
+        lying = segments.plan([segments.row(A, 0)], partition=PARTITION)
+        claims = msgspec.structs.replace(lying.trailer, ranges=(ObjectRange(A.uri, A.etag, 0, ((0, 9),)),))
+        store.put(segment_key(PARTITION, 0), encode_segment(Plan(claims, lying.rows), level=1))
+        async with laboratory(tmp_path, store=store, roll_records=1) as lab:
+            async with committing(lab):
+                await lab.finish(*_rows([5]))
+            assert "does not hold" in lab.committer.stopped[PARTITION]
+            assert len(await lab.ledger.unpublished()) == 1
 
     asyncio.run(story())
 

@@ -22,7 +22,7 @@ from mira_stream.ports import ObjectEnd, PendingObject
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
 from tests.fakes.lab import Lab, committing, laboratory
-from tests.fakes.ledgers import rival_rows, rival_trailer, seen, version
+from tests.fakes.ledgers import outcomes, rival_rows, rival_trailer, seen, version
 from tests.fakes.scripted_source import Reading, ScriptedSource
 
 A, B = version("a"), version("b")
@@ -45,11 +45,11 @@ class EventLog:
         self.events: list[str] = []
         self.meters = Meters()
 
-    async def end_object(self, version: ObjectVersion, lines: int) -> None:
+    async def end_object(self, version: ObjectVersion, lines: int, sight: object = None) -> None:
         await asyncio.sleep(0)
         self.events.append(f"end {lines}")
 
-    async def postpone(self, version: ObjectVersion) -> None:
+    async def postpone(self, version: ObjectVersion, sight: object = None) -> None:
         await asyncio.sleep(0)
         self.events.append("postpone")
 
@@ -58,10 +58,10 @@ class EventLog:
         self.events.append(f"{record.key.ordinal} {record.reason or 'line'}")
 
     def read(
-        self, *readings: Reading, done: IntervalSet = NOTHING, superseded: bool = False
+        self, *readings: Reading, done: IntervalSet = NOTHING, **known: bool | int
     ) -> tuple[bool, list[str]]:
         """One reading to its end: whether the object is closed, and what happened."""
-        pending = PendingObject(seen(A), done, superseded)
+        pending = PendingObject(seen(A), done, **known)
         source = ScriptedSource({A: list(readings)})
         reading = ObjectReading(pending, source, self, self.emit, self.meters)
         closed = asyncio.run(reading.run(once=False))
@@ -401,5 +401,64 @@ def test_an_adoption_reaches_objects_that_wait_to_be_opened(tmp_path: Path) -> N
             gate.set()
             assert await desk.take(1) == _keys(third, 2)
         assert lab.account.read == 1
+
+    _play(tmp_path, story)
+
+
+# Objects that vanish or are overwritten get one closing row, however often they are found so.
+
+
+def test_a_vanished_object_is_closed_once() -> None:
+    """The start after a kill finds it gone: what was not delivered below its end is said, and nothing is added."""
+    log = EventLog()
+    known = {"done": _done((0, 4), (10, 11)), "lines": 11}
+    assert log.read(Reading(0, Missing("gone")), **known) == (
+        True,
+        ["end 11", *(f"{n} truncated" for n in range(4, 10))],
+    )
+
+
+def test_an_object_that_was_whole_before_it_vanished_is_left_alone() -> None:
+    """All its rows are there."""
+    log = EventLog()
+    assert log.read(Reading(0, Missing("gone")), done=_done((0, 5)), lines=5) == (True, ["end 5"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "done", "closed", "expected"),
+    [
+        (5, (0, 5), False, ["end 6", "5 overwritten"]),
+        (6, (0, 6), True, ["end 6"]),
+        (6, (0, 4), False, ["end 6", "4 overwritten", "5 overwritten"]),
+    ],
+)
+def test_an_overwritten_object_is_closed_once(
+    lines: int, done: tuple[int, int], closed: bool, expected: list[str]
+) -> None:
+    """One row says it: the next ordinal, or those that cannot be delivered any more; later starts add none."""
+    log = EventLog()
+    end = ObjectEnd(2, reason=Reason.OVERWRITTEN)
+    assert log.read(Reading(2, end), done=_done(done), lines=lines, closed=closed)[1] == expected
+
+
+def test_two_versions_of_one_object_take_turns(tmp_path: Path) -> None:
+    """Both are pending at the start: while one is read the other waits, and none is read twice."""
+    gate = asyncio.Event()
+
+    async def story(lab: Lab) -> None:
+        await lab.ledger.discover([seen(A)])
+        await lab.ledger.receive(outcomes(A, 0, 1))
+        await lab.ledger.discover([seen(NEWER)])
+        source = ScriptedSource({A: [Reading(3, gate=gate)], NEWER: [Reading(2)]})
+        desk = Desk(lab, source, once=True)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(desk.run())
+            await source.until(lambda one: bool(one.reads))
+            for _ in range(20):
+                await lab.ledger.chains()
+            gate.set()
+            found = await desk.take(3)
+        assert sorted(found) == _keys(A, 1, 2) + _keys(NEWER, 0)
+        assert source.reads == [A]
 
     _play(tmp_path, story)

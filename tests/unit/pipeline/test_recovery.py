@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from mira_stream.core.errors import Refusal
+from mira_stream.core.record import RecordKey
 from mira_stream.core.segment import Received
 from mira_stream.pipeline.recovery import recover
+from mira_stream.sink.checkpoints import checkpoint_key
 from mira_stream.sink.format import segment_key
+from mira_stream.sink.reader import TRAILERS_AT_ONCE
+from mira_stream.telemetry import registry as metrics
 from tests.fakes import segments
 from tests.fakes.lab import Lab, committing, laboratory
 from tests.fakes.memory_store import MemoryStore
@@ -175,3 +179,142 @@ def test_recovery_of_nothing_is_nothing(tmp_path: Path) -> None:
     store = MemoryStore()
     assert _recovered(tmp_path, store) == 0
     assert not store.objects
+
+
+# Checkpoints.
+
+
+def _checkpoint(folder: Path, store: MemoryStore, seq: int, *, expired: Sequence[int]) -> None:
+    async def life() -> None:
+        async with laboratory(folder, store=store) as lab:
+            await lab.sink.write_checkpoint(PARTITION, seq)
+
+    asyncio.run(life())
+    for one in expired:
+        del store.objects[segment_key(PARTITION, one)]
+
+
+@pytest.mark.parametrize("ledger", ["old", "new", "none"])
+def test_what_a_checkpoint_covers_may_be_gone(tmp_path: Path, ledger: str) -> None:
+    """A ledger that knows all, one from a backup with a sealed plan, and none: each goes on behind what is there."""
+    store = MemoryStore()
+    _write(tmp_path / "new", store, [0, 1], [2, 3], [4, 5])
+
+    async def old() -> None:
+        async with laboratory(tmp_path / "old", store=MemoryStore()) as lab:
+            await lab.ledger.receive(_rows([0, 1]))
+            await lab.ledger.advance(await lab.ledger.seal(PARTITION))
+            await lab.ledger.receive(_rows([2, 9]))
+            await lab.ledger.seal(PARTITION)
+
+    asyncio.run(old())
+    _checkpoint(tmp_path / "other", store, 1, expired=[0, 1])
+    assert _recovered(tmp_path / ledger, store, again=range(8)) >= 8
+
+    async def rest() -> list[int]:
+        async with laboratory(tmp_path / "reader", store=store) as lab:
+            found = await lab.sink.survey()
+            seqs = found[PARTITION].held.ordinals()
+            return sorted([row.ordinal for seq in seqs for row in await lab.sink.rows(PARTITION, seq)])
+
+    assert asyncio.run(rest()) == ([4, 5, 6, 7, 9] if ledger == "old" else [4, 5, 6, 7])
+
+
+def test_a_rebuild_reads_the_checkpoint_and_trailers_above_it_some_at_a_time(tmp_path: Path) -> None:
+    """However long the chain: one checkpoint, then the newer trailers, never more than a few at the same time."""
+    store = _Counting()
+    _write(tmp_path / "one", store, *[[n] for n in range(60)])
+    _checkpoint(tmp_path / "other", store, 19, expired=range(10))
+    store.read.clear()
+
+    async def life() -> None:
+        async with laboratory(tmp_path / "two", store=store) as lab:
+            await recover(lab.ledger, lab.sink, lab.committer)
+            assert await lab.ledger.chains() == {PARTITION: 60}
+            for ordinal in (3, 59):
+                assert await lab.ledger.is_published(RecordKey(A, ordinal))
+
+    asyncio.run(life())
+    assert sorted(store.read) == [checkpoint_key(PARTITION, 19)] + [
+        segment_key(PARTITION, n) for n in range(20, 60)
+    ]
+    assert 2 <= store.most_at_once <= TRAILERS_AT_ONCE
+
+
+class _Counting(MemoryStore):
+    """Notes which objects are read, and how many at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: set[str] = set()
+        self.now = self.most_at_once = 0
+
+    async def get(
+        self, key: str, *, start: int = 0, end: int | None = None, etag: str | None = None
+    ) -> bytes:
+        self.read.add(key)
+        self.now += 1
+        self.most_at_once = max(self.most_at_once, self.now)
+        try:
+            return await super().get(key, start=start, end=end, etag=etag)
+        finally:
+            self.now -= 1
+
+
+def test_a_damaged_checkpoint_stops_its_partition_alone(tmp_path: Path) -> None:
+    """Nothing of it is adopted; the other chain is."""
+    store = MemoryStore()
+    _write(tmp_path / "one", store, [0, 1], [2])
+    _write(tmp_path / "one", store, [7], partition=OTHER)
+    _checkpoint(tmp_path / "other", store, 1, expired=[0])
+    store.put(checkpoint_key(PARTITION, 1), b"damaged")
+
+    async def life() -> None:
+        async with laboratory(tmp_path / "two", store=store) as lab:
+            await recover(lab.ledger, lab.sink, lab.committer)
+            assert list(lab.committer.stopped) == [PARTITION]
+            assert await lab.ledger.chains() == {OTHER: 1}
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize(("segments_max", "age"), [(3, 1e9), (1_000, 0.0)])
+def test_a_checkpoint_is_due_by_number_or_age(tmp_path: Path, segments_max: int, age: float) -> None:
+    """At the start too: a chain that nobody covered while nothing ran is covered then."""
+    store = MemoryStore()
+    _write(tmp_path, store, [0], [1], [2])
+
+    async def life() -> None:
+        changes = {"checkpoint_segments": segments_max, "checkpoint_seconds": age + 1e-9}
+        async with laboratory(tmp_path, store=store, **changes) as lab:
+            await recover(lab.ledger, lab.sink, lab.committer)
+            async with committing(lab):
+                while checkpoint_key(PARTITION, 2) not in store.objects:
+                    await asyncio.sleep(0)
+            assert lab.meters.value(metrics.SINK_CHECKPOINTS) == 1
+
+    asyncio.run(life())
+
+
+def test_a_process_that_was_overtaken_adopts_the_checkpoint_and_goes_on(tmp_path: Path) -> None:
+    """It was stopped while others published, covered and removed its place: no row is doubled, none is lost."""
+    store = MemoryStore()
+
+    async def life() -> int:
+        async with laboratory(tmp_path / "late", store=store, roll_records=2) as lab:
+            await recover(lab.ledger, lab.sink, lab.committer)
+            await asyncio.to_thread(_write, tmp_path / "rival", store, [0, 1], [2])
+            await asyncio.to_thread(_checkpoint, tmp_path / "other", store, 1, expired=[0, 1])
+            async with committing(lab):
+                await lab.finish(*_rows([1, 2, 3, 4]))
+            assert await lab.ledger.chains() == {PARTITION: 3}
+            assert lab.account.in_pipeline == 0
+            return lab.account.ended
+
+    assert asyncio.run(life()) == 4
+
+    async def rows() -> list[int]:
+        async with laboratory(tmp_path / "reader", store=store) as lab:
+            return sorted(row.ordinal for row in await lab.sink.rows(PARTITION, 2))
+
+    assert asyncio.run(rows()) == [3, 4]

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from backports import zstd
 
@@ -15,7 +16,7 @@ from mira_stream.core.errors import Missing, Overwritten, Refusal, Transient, Tr
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import ObjectVersion, first_line_etag
-from mira_stream.ports import LineBatch, ObjectEnd, ObjectStore, SeenObject, StoredObject
+from mira_stream.ports import LineBatch, ObjectEnd, ObjectStore, Prefix, SeenObject, StoredObject
 from mira_stream.source import tail
 from mira_stream.source.local_store import LocalStore
 from mira_stream.source.probe import probe_source
@@ -529,3 +530,68 @@ def test_reading_under_a_mark_sees_a_changed_file(lake: Lake) -> None:
             await store.get("a.jsonl", etag=entry.etag)
 
     asyncio.run(story())
+
+
+# Rotation, and what was read before.
+
+
+def test_a_renamed_file_is_read_beside_its_name(lake: Lake) -> None:
+    """The version keeps its uri; compressed meanwhile or not, its lines are those it had."""
+    lake.write("app.jsonl", b"one\ntwo\n")
+    first = lake.discover()["app.jsonl"]
+    lake.write("app.jsonl.1.gz", gzip.compress(b"one\ntwo\nthree\n"))
+    lake.write("other.jsonl.1", b"one\nno\n")
+    replaced = lake.write("app.jsonl.new", b"next\n")
+    replaced.rename(lake.root / "app.jsonl")
+    second = lake.discover(lambda _: first.change)["app.jsonl"]
+    assert second.version != first.version
+    assert [one.etag for one in second.beside] == [first.version.etag]
+    assert lake.read(first) == ([b"one", b"two", b"three"], ObjectEnd(3))
+    assert lake.read(second) == ([b"next"], ObjectEnd(1))
+    (lake.root / "app.jsonl").unlink()
+    assert lake.read(first)[1] == ObjectEnd(3)
+
+
+def test_a_rotated_file_is_final_once_it_is_quiet(lake: Lake) -> None:
+    """Its writer may hold it open for a while: until then every line is read, and its end is open."""
+    first_write = lake.write("app.jsonl", b"one\n")
+    seen = lake.discover()["app.jsonl"]
+    first_write.rename(lake.root / "app.jsonl.1")
+    lake.write("app.jsonl.1", b"one\ntwo\n", modified=NOW)
+    assert lake.read(seen) == ([b"one", b"two"], ObjectEnd(2, settled=False))
+    lake.now += 61
+    assert lake.read(seen)[1] == ObjectEnd(2)
+
+
+@pytest.mark.parametrize(
+    ("now", "is_same"),
+    [(b"a\nb\nc\n", True), (b"a\nb\n", True), (b"a\nb", False), (b"a\nB\nc\n", False), (b"a\n", False)],
+)
+def test_what_was_read_must_still_be_there(lake: Lake, now: bytes, is_same: bool) -> None:
+    """Growth keeps it; anything else is another content under the same first line, of which no line is given out."""
+    lake.write("a.jsonl", b"a\nb\nc")
+    seen = lake.discover()["a.jsonl"]
+    batches = asyncio.run(_batches(lake.source, seen.version, None))
+    assert batches[-1].file is not None
+    prefix = batches[-1].file.prefix
+    assert prefix is not None
+    assert prefix.bytes in (4, 5)
+    lake.write("a.jsonl", now)
+    (*before, last) = asyncio.run(_batches(lake.source, seen.version, msgspec.structs.replace(prefix)))
+    reason = last.end.reason if last.end else None
+    assert (reason is None) == is_same
+    assert bool(before) == is_same
+
+
+async def _batches(source: TailSource, version: ObjectVersion, prefix: Prefix | None) -> list[LineBatch]:
+    return [batch async for batch in source.read(version, once=True, prefix=prefix)]
+
+
+def test_a_file_that_may_still_be_written_to_is_shown_again(lake: Lake) -> None:
+    """As long as the ledger asks for it; and whether it is quiet by now is said."""
+    lake.write("a.jsonl", b"a\n", modified=NOW)
+    seen = lake.discover()["a.jsonl"]
+    assert not seen.quiet
+    assert lake.discover(lambda _: seen.change) == {}
+    lake.now += 61
+    assert lake.discover(lambda _: f"{seen.change}?")["a.jsonl"].quiet
