@@ -13,10 +13,10 @@ from mira_stream.audit.bench.sample import Sample, SampleLimits, sample
 from mira_stream.audit.bench.values import Sampled
 from mira_stream.core.errors import Refusal
 from mira_stream.core.naming import SourceNaming
+from mira_stream.core.sight import SeenObject
 from mira_stream.daemon.config import Config, load_config, parse_config
 from mira_stream.daemon.pools import PoolPlan, plan_pools, pool_for
 from mira_stream.pipeline.draft import Prompting
-from mira_stream.ports import SeenObject
 from mira_stream.source.store import open_store
 from mira_stream.source.tail import TailSource
 

@@ -8,11 +8,11 @@ from typing import Protocol
 
 import msgspec
 
-from mira_stream.control.intervals import IntervalSet
-from mira_stream.core.outcome import Reason
-from mira_stream.core.record import Line, ObjectVersion, RecordKey
+from mira_stream.control.known import Chain, PendingObject
+from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.request import PromptIds
 from mira_stream.core.segment import Cumulated, Plan, PublishedKey, Received, Trailer
+from mira_stream.core.sight import FileSight, LineBatch, Prefix, SeenObject
 from mira_stream.core.usage import Load, Reply, ServedModel
 
 Clock = Callable[[], float]
@@ -68,74 +68,6 @@ class ObjectStore(Protocol):
         """Remove the object; gone already is no error. Used for the probe's own files only."""
 
 
-class Beside(msgspec.Struct, frozen=True):
-    """A file in the same folder that is no object itself: the identity of its first line, and its change mark."""
-
-    etag: str
-    change: str
-
-
-class Prefix(msgspec.Struct, frozen=True):
-    """How a local file begins: the digest of what it has at both ends of its first `bytes` bytes."""
-
-    bytes: int
-    digest: str
-
-
-class FileSight(msgspec.Struct, frozen=True):
-    """What a reading saw of a local file beside its lines.
-
-    Args:
-        prefix: of what was read; growth does not change it. None if that cannot be told.
-        quiet: as in `SeenObject`.
-        closed: it is no longer the version it was: nothing more may be read of it.
-    """
-
-    prefix: Prefix | None = None
-    quiet: bool = True
-    closed: bool = False
-
-
-class SeenObject(msgspec.Struct, frozen=True):
-    """One object version as discovery found it. `change` tells one sight of a growing local file from the next.
-
-    Args:
-        quiet: nobody has written to it for `grow_settle_seconds`.
-        beside: where another file had its name: what a rotation may have left beside it.
-    """
-
-    version: ObjectVersion
-    key: str
-    source: str
-    size: int
-    modified: float
-    change: str
-    quiet: bool = True
-    beside: tuple[Beside, ...] = ()
-
-
-class ObjectEnd(msgspec.Struct, frozen=True):
-    """Where reading stopped. `reason` None and `settled`: a clean end, `lines` rows in all.
-
-    `settled` False: more may come (a growing file, `lines` so far). A `reason`: the object ends badly, its dead letter
-    stands at ordinal `lines`.
-    """
-
-    lines: int
-    settled: bool = True
-    reason: Reason | None = None
-    message: str = ""
-
-
-class LineBatch(msgspec.Struct, frozen=True):
-    """Some lines in order, at most about 1 MiB of them unless one line is longer; `end` is set on the last batch, and `file` if
-    it is a local one."""
-
-    lines: tuple[Line, ...]
-    end: ObjectEnd | None = None
-    file: FileSight | None = None
-
-
 class Source(Protocol):
     """A live prefix of objects."""
 
@@ -157,24 +89,6 @@ class Source(Protocol):
         """
 
 
-class PendingObject(msgspec.Struct, frozen=True):
-    """An object that is discovered and not ended. `done` holds the generation-0 ordinals that need no reading.
-
-    Args:
-        superseded: this version arrived while another one of the same uri is kept (`on_overwrite = "first"`).
-        lines: rows in all as of an earlier end, this process's or a published one.
-        prefix: how the file began when it was read, if it is a local one.
-        closed: it has its closing row already.
-    """
-
-    seen: SeenObject
-    done: IntervalSet
-    superseded: bool = False
-    lines: int | None = None
-    prefix: Prefix | None = None
-    closed: bool = False
-
-
 class Backlog(msgspec.Struct, frozen=True):
     """What one partition holds that is durable and not yet published. `oldest` is ledger time (monotonic seconds)."""
 
@@ -183,30 +97,6 @@ class Backlog(msgspec.Struct, frozen=True):
     bytes: int
     oldest: float
     sealed: bool
-
-
-class Chain(msgspec.Struct, frozen=True):
-    """A chain as one listing of the sink shows it.
-
-    Args:
-        held: the seqs that have a segment.
-        checkpoint: the seq of the newest checkpoint, -1 without one; what it covers may have been removed.
-        since: when the oldest segment above that checkpoint was written, or earlier; seconds since the epoch.
-    """
-
-    held: IntervalSet
-    checkpoint: int = -1
-    since: float = 0.0
-
-    @property
-    def end(self) -> int:
-        """The seq behind all that was published."""
-        return max(self.held.end, self.checkpoint + 1)
-
-    @property
-    def missing(self) -> IntervalSet:
-        """The seqs above the checkpoint that should have a segment and have none."""
-        return IntervalSet.from_spans([(self.checkpoint + 1, self.end)]).minus(self.held)
 
 
 class Checkpoint(Protocol):
@@ -228,10 +118,8 @@ class Ledger(Protocol):
     """The durable write-ahead cache of one daemon. Everything it returns from has been synced to disk."""
 
     def known(self, uri: str) -> str | None:
-        """The `change` mark of the last sight of `uri` (in memory or a quick read; not a cancel point).
-
-        With `?` behind it if a listing is to show it even if it is unchanged: it may not have settled.
-        """
+        """The `change` mark of the last sight of `uri`, with `?` behind it if it is to be shown again even if unchanged
+        (in memory or a quick read; not a cancel point)."""
 
     async def begin_listing(self) -> None:
         """A listing of everything begins: what may not have settled is waited for."""
@@ -304,7 +192,7 @@ class Sink(Protocol):
         """The trailer of a segment, by one bounded range read; None if there is no such segment. Raises Corrupt."""
 
     async def trailers(self, partition: str, start: int, stop: int) -> Sequence[Trailer | None]:
-        """Those of `[start, stop)`, some of them read at the same time; None for a segment that is not there."""
+        """Those of `[start, stop)`, some at the same time; None for a segment that is not there."""
 
     async def rows(self, partition: str, seq: int) -> Sequence[PublishedKey]:
         """The keys and outcomes of a published segment's rows."""
@@ -322,10 +210,7 @@ class Sink(Protocol):
         """The newest checkpoint of a chain, read whole, or None. Raises Corrupt."""
 
     async def write_checkpoint(self, partition: str, seq: int) -> None:
-        """Create the checkpoint at `seq` if there is none at or above it; every segment up to `seq` is published.
-
-        Raises Corrupt if a segment above the checkpoint before it is missing or damaged.
-        """
+        """Create it if there is none at or above `seq`. Raises Corrupt if a segment since the last one is missing."""
 
 
 class PromptCounter(Protocol):

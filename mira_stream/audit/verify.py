@@ -10,7 +10,8 @@ from mira_stream.audit.spans import named, size
 from mira_stream.core.errors import Missing, Permanent, Saturated, Transient
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import ObjectVersion
-from mira_stream.ports import ObjectEnd, SeenObject, Source
+from mira_stream.core.sight import ObjectEnd, SeenObject
+from mira_stream.ports import Source
 from mira_stream.sink.reader import SegmentReader
 
 _NO_CHAINS: Mapping[str, int] = {}

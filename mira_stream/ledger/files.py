@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from mira_stream.ports import FileSight, Prefix
+from mira_stream.core.sight import FileSight, Prefix
 
 # Not among the tables: a ledger of this form may have been made without it. prefix: what was read of the file.
 # hot: it may still be written to, so every listing shows it. closed: it was overwritten or vanished, and has its

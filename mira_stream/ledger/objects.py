@@ -8,12 +8,15 @@ from typing import Any, Literal
 import msgspec
 
 from mira_stream.control.intervals import IntervalSet
+from mira_stream.control.known import PendingObject
 from mira_stream.core.record import ObjectVersion
 from mira_stream.core.segment import ObjectLines
+from mira_stream.core.sight import FileSight, SeenObject
 from mira_stream.ledger.files import Files
+from mira_stream.ledger.pending import pending_of, pending_sources
+from mira_stream.ledger.rotations import Rotations
 from mira_stream.ledger.schema import State
 from mira_stream.ledger.spans import PublishedSpans
-from mira_stream.ports import FileSight, PendingObject, SeenObject
 
 OnOverwrite = Literal["first", "each_version"]
 
@@ -42,7 +45,7 @@ class Objects:
         self._on_overwrite = on_overwrite
         self._in_hand: set[int] = set()  # given out for reading, and neither ended nor postponed
         self._files = Files(db)
-        self._not_shown: set[int] = set()  # what the listing that goes on should show, and has not yet
+        self.rotations = Rotations(db, self._files)
 
     def reopen(self) -> None:
         """Another process read these to their end, and took rows on their way with it: they are read again."""
@@ -54,11 +57,13 @@ class Objects:
 
     # Discovery.
 
+    def end_listing(self) -> None:
+        """Whatever should have been shown was not: it has lost its name, and is looked for under that."""
+        self.rotations.end_listing(self._in_hand)
+
     def discover(self, seen: SeenObject) -> bool:
         """Remember what a listing shows; whether it is new."""
         known = self._find(seen.version)
-        if known is not None:
-            self._not_shown.discard(known.id)
         if known is None:
             known = self._begin(seen)
         elif known.change == seen.change and known.state is not State.POSTPONED:
@@ -72,22 +77,12 @@ class Objects:
         self._see(known, seen)
         return known.change is None
 
-    def begin_listing(self) -> None:
-        """Everything is listed from now on."""
-        self._not_shown = self._files.hot()
-
-    def end_listing(self) -> None:
-        """Whatever should have been shown was not: it has lost its name, and is looked for under that."""
-        for object_id in self._not_shown - self._in_hand:
-            self._reread(object_id)
-        self._not_shown = set()
-
     def _begin(self, seen: SeenObject) -> _Known:
         """A version that is new."""
         version = seen.version
-        rotated = self._is_rotated(seen)
+        rotated = self.rotations.is_rotated(seen)
         if rotated:
-            self._read_beside(seen)
+            self.rotations.read_beside(seen)
         else:
             self._forget_unread(version)
         superseded = not rotated and self._on_overwrite == "first" and self._has_other_version(version)
@@ -96,46 +91,6 @@ class Objects:
         if rotated:
             self._files.rotate(known.id)
         return known
-
-    def _is_rotated(self, seen: SeenObject) -> bool:
-        """Whether what had this name is kept beside it, so that this is no other version of the same but the next."""
-        found = self._db.execute(
-            "SELECT id, etag, published + received + lines_published = 0 FROM objects WHERE uri = ?"
-            " ORDER BY current DESC, id DESC LIMIT 1",
-            (seen.version.uri,),
-        ).fetchone()
-        if found is None:
-            return False
-        object_id, etag, is_unread = found
-        return any(one.etag == etag for one in seen.beside) or (
-            bool(is_unread) and self._files.is_rotated(object_id)
-        )
-
-    def _read_beside(self, seen: SeenObject) -> None:
-        """What was appended to a file before its rotation, and after it was read, is read where it is now."""
-        for one in seen.beside:
-            known = self._find(ObjectVersion(seen.version.uri, one.etag))
-            if known is not None and known.change != one.change and not known.superseded:
-                self._db.execute(
-                    "UPDATE objects SET state = ?, change = ?, key = ?, source = ?, size = ?, modified = ?"
-                    " WHERE id = ? AND state <> ?",
-                    (
-                        State.PENDING,
-                        one.change,
-                        seen.key,
-                        seen.source,
-                        seen.size,
-                        seen.modified,
-                        known.id,
-                        State.ENDED,
-                    ),
-                )
-
-    def _reread(self, object_id: int) -> None:
-        self._db.execute(
-            "UPDATE objects SET state = ? WHERE id = ? AND state IN (?, ?) AND key IS NOT NULL",
-            (State.PENDING, object_id, State.POSTPONED, State.FINISHED),
-        )
 
     def _saw_again(self, known: _Known, seen: SeenObject) -> None:
         """Unchanged; if it is quiet now, it need not be shown again."""
@@ -162,8 +117,8 @@ class Objects:
         )
         # Bytes behind one etag of an object store never change, and a refused version stays refused; a local file
         # may have grown since somebody read it to its end, so it is read again, without what is done.
-        is_local = seen.version.uri.startswith(_LOCAL)
-        is_fixed = superseded or not is_local or self._files.is_closed(known.id)
+        is_closed = superseded or self._files.is_closed(known.id)
+        is_fixed = is_closed or not seen.version.uri.startswith(_LOCAL)
         if is_fixed and self._is_done(known):
             self._finish(known.id)
 
@@ -199,6 +154,7 @@ class Objects:
         return found.fetchone() is not None
 
     def _make_current(self, object_id: int, uri: str) -> None:
+        self.rotations.shown(object_id)
         self._db.execute(
             "UPDATE objects SET current = (id = :id) WHERE uri = :uri AND current <> (id = :id)",
             {"id": object_id, "uri": uri},
@@ -211,7 +167,9 @@ class Objects:
     ) -> list[PendingObject]:
         """Pending objects in order of discovery, of the sources that are wanted."""
         # Source by source: any number of objects of the others may lie before them.
-        found = merge(*(self._pending_of(source) for source in self._pending_sources() if wanted(source)))
+        found = merge(
+            *(pending_of(self._db, source) for source in pending_sources(self._db) if wanted(source))
+        )
         pending: list[PendingObject] = []
         for object_id, uri, etag, *details, superseded, lines in found:
             if len(pending) >= limit:
@@ -231,24 +189,6 @@ class Objects:
                 )
             )
         return pending
-
-    def _pending_sources(self) -> list[str]:
-        found = self._db.execute(
-            "WITH RECURSIVE names (name) AS ("
-            " SELECT min(source) FROM objects WHERE state = :pending UNION ALL"
-            " SELECT (SELECT min(source) FROM objects WHERE state = :pending AND source > name) FROM names"
-            " WHERE name IS NOT NULL)"
-            " SELECT name FROM names WHERE name IS NOT NULL",
-            {"pending": State.PENDING},
-        )
-        return [name for (name,) in found]
-
-    def _pending_of(self, source: str) -> sqlite3.Cursor:
-        return self._db.execute(
-            "SELECT id, uri, etag, key, source, size, modified, change, superseded, lines FROM objects"
-            " WHERE state = ? AND source = ? ORDER BY id",
-            (State.PENDING, source),
-        )
 
     def postpone(self, version: ObjectVersion, sight: FileSight | None = None) -> None:
         """Not settled: pending again when a listing shows it, or one of everything does not."""

@@ -9,11 +9,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from mira_stream.control.known import PendingObject
 from mira_stream.control.sealing import RollLimits
 from mira_stream.core.errors import Refusal
 from mira_stream.core.failpoint import Failpoint, inert
 from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.segment import Plan, PublishedKey, Received, Trailer
+from mira_stream.core.sight import FileSight, SeenObject
 from mira_stream.ledger.folder import make_folder
 from mira_stream.ledger.lock import FileLock, refuse_network_disk
 from mira_stream.ledger.objects import Objects, OnOverwrite
@@ -25,7 +27,7 @@ from mira_stream.ledger.settings import LedgerSettings
 from mira_stream.ledger.spans import PublishedSpans
 from mira_stream.ledger.sums import PageSums, page_sums
 from mira_stream.ledger.trouble import operating_errors
-from mira_stream.ports import Backlog, Checkpoint, Clock, FileSight, PendingObject, SeenObject
+from mira_stream.ports import Backlog, Checkpoint, Clock
 
 _GROUP_COMMIT_MAX = 256
 _T = TypeVar("_T")
@@ -113,7 +115,7 @@ class SqliteLedger:
 
     async def begin_listing(self) -> None:
         """What may not have settled is waited for."""
-        await self._write(self._tables.objects.begin_listing)
+        await self._write(self._tables.objects.rotations.begin_listing)
 
     async def end_listing(self) -> None:
         """What was waited for and not shown is pending: it is gone, or renamed."""

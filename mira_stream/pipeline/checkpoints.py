@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from mira_stream.control.known import Chain
 from mira_stream.core.errors import Corrupt, Missing
-from mira_stream.ports import Chain, Clock, Sink
+from mira_stream.ports import Clock, Sink
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
 
@@ -91,14 +92,17 @@ class Checkpoints:
         """Write what is due, one at a time, for ever; cancelled at any point it leaves nothing half done."""
         while True:
             self._changed.clear()
-            if (partition := self._due()) is not None:
-                await self._write(partition, self._reaches[partition].last)
-                continue
+            await self.write_due()
             try:
                 async with asyncio.timeout(self._seconds_to_next()):
                     await self._changed.wait()
             except TimeoutError:
                 continue
+
+    async def write_due(self) -> None:
+        """Write what is due by now."""
+        while (partition := self._due()) is not None:
+            await self._write(partition, self._reaches[partition].last)
 
     async def _write(self, partition: str, seq: int) -> None:
         try:

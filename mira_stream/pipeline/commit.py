@@ -196,6 +196,7 @@ class Committer:
             rolling.cancel()
             checkpointing.cancel()
         await self._flush()
+        await self.checkpoints.write_due()
 
     async def close(self) -> None:
         """Take no more outcomes; `run` ends when everything received is published."""

@@ -8,13 +8,15 @@ import msgspec
 import structlog
 
 from mira_stream.control.intervals import IntervalSet
+from mira_stream.control.known import PendingObject
 from mira_stream.core.errors import Missing, Saturated, Transient
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import Line, ObjectVersion, RecordKey
+from mira_stream.core.sight import FileSight, ObjectEnd
 from mira_stream.pipeline.channel import Closed
 from mira_stream.pipeline.commit import Committer
 from mira_stream.pipeline.raw import RawChannel, RawRecord, Route
-from mira_stream.ports import Clock, FileSight, Ledger, ObjectEnd, PendingObject, Source
+from mira_stream.ports import Clock, Ledger, Source
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import structlog
 
 from mira_stream.control.intervals import IntervalSet
+from mira_stream.control.known import Chain
 from mira_stream.core.errors import Corrupt, Refusal
 from mira_stream.pipeline.commit import Committer
-from mira_stream.ports import Chain, Ledger, Sink
+from mira_stream.ports import Ledger, Sink
 
 _log = structlog.get_logger(__name__)
 _NOTHING = Chain(IntervalSet())
@@ -38,7 +39,8 @@ def _stop_broken(chains: Mapping[str, Chain], known: Mapping[str, int], committe
         for partition, chain in sorted(chains.items())
         if (trouble := _lost(partition, known.get(partition, 0), chain) or _gap(partition, chain))
     }
-    if troubles and len(troubles) == len(chains):
+    published = sum(1 for partition, chain in chains.items() if chain.end or known.get(partition, 0))
+    if troubles and len(troubles) == published:
         raise next(iter(troubles.values()))
     for partition, trouble in troubles.items():
         committer.stop(partition, f"{trouble}: {trouble.hint}")

@@ -7,7 +7,6 @@ retried here: what went wrong is translated, and `control/` decides.
 import asyncio
 import base64
 import io
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -17,6 +16,7 @@ import yarl
 
 from mira_stream.core.errors import Refusal, Transient, TransientKind
 from mira_stream.core.usage import Load, LoadReport, Reply, ServedModel, Usage
+from mira_stream.replica.certificates import trusted
 from mira_stream.replica.errors import answered, disconnected
 from mira_stream.replica.load import REPORT_HEADER, REPORT_WANTED, parse_load, parse_report
 from mira_stream.replica.settings import ReplicaSettings
@@ -31,7 +31,7 @@ def open_session(settings: ReplicaSettings | None = None) -> aiohttp.ClientSessi
     """
     settings = settings or ReplicaSettings()
     connector = aiohttp.TCPConnector(
-        ssl=_trusted(settings.ca_file),
+        ssl=trusted(settings.ca_file),
         limit=0,
         limit_per_host=0,
         keepalive_timeout=settings.keepalive_seconds,
@@ -50,21 +50,6 @@ def open_session(settings: ReplicaSettings | None = None) -> aiohttp.ClientSessi
         auto_decompress=False,
         raise_for_status=False,
     )
-
-
-def _trusted(ca_file: str | None) -> ssl.SSLContext | bool:
-    """What certificates are verified with: the system's authorities, and those in `ca_file`."""
-    if ca_file is None:
-        return True
-    context = ssl.create_default_context()
-    try:
-        context.load_verify_locations(ca_file)
-    except OSError as error:  # an SSLError is one
-        why = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
-        raise Refusal(
-            f"[replica] ca_file {ca_file} cannot be read: {why}", "give a file of certificates in PEM"
-        ) from error
-    return context
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]

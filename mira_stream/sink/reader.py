@@ -10,12 +10,13 @@ from typing import TypeVar
 import msgspec
 
 from mira_stream.control.intervals import IntervalSet
+from mira_stream.control.known import Chain
 from mira_stream.core.errors import Corrupt, Missing
 from mira_stream.core.outcome import Reason
 from mira_stream.core.partition import segment_name
 from mira_stream.core.row import row_digest
 from mira_stream.core.segment import PublishedKey, Trailer, plan_id
-from mira_stream.ports import Chain, ObjectStore, StoredObject
+from mira_stream.ports import ObjectStore, StoredObject
 from mira_stream.sink.checkpoints import (
     CheckpointFile,
     checkpoint_key,

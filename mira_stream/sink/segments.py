@@ -7,10 +7,11 @@ from functools import partial
 
 import msgspec
 
+from mira_stream.control.known import Chain
 from mira_stream.core.errors import AlreadyExists, Transient, TransientKind
 from mira_stream.core.failpoint import Failpoint, inert
 from mira_stream.core.segment import Plan, Trailer
-from mira_stream.ports import Chain, ObjectStore
+from mira_stream.ports import ObjectStore
 from mira_stream.sink.checkpoints import Folding, checkpoint_key
 from mira_stream.sink.format import encode_segment, segment_key
 from mira_stream.sink.reader import TRAILERS_AT_ONCE, SegmentReader

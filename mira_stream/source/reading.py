@@ -9,7 +9,7 @@ import msgspec
 from mira_stream.core.errors import Corrupt
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import Line
-from mira_stream.ports import FileSight, LineBatch, ObjectEnd, Prefix
+from mira_stream.core.sight import FileSight, LineBatch, ObjectEnd, Prefix
 from mira_stream.source.codec import Decoder
 from mira_stream.source.lines import FirstLine, LineFramer
 from mira_stream.source.local_file import LocalFile

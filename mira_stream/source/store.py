@@ -60,6 +60,6 @@ def open_store(
     return open_remote(scheme, bucket, prefix=prefix.strip("/"), settings=settings)
 
 
-def _has_credentials(endpoint: str) -> bool:
+def _has_credentials(address: str) -> bool:
     """Whether a URL has a user, or a query, in which signatures are written."""
-    return "@" in endpoint or "?" in endpoint
+    return "@" in address or "?" in address

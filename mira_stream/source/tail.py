@@ -9,7 +9,8 @@ from typing import TypeVar
 from mira_stream.core.errors import MiraStreamError, Missing, Overwritten
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.record import ObjectVersion
-from mira_stream.ports import Beside, LineBatch, ObjectEnd, ObjectStore, Prefix, SeenObject, StoredObject
+from mira_stream.core.sight import Beside, LineBatch, ObjectEnd, Prefix, SeenObject
+from mira_stream.ports import ObjectStore, StoredObject
 from mira_stream.source.listing import ListingPlan
 from mira_stream.source.local_file import LocalFile, is_other_file
 from mira_stream.source.local_store import LocalStore

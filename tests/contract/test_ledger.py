@@ -11,12 +11,14 @@ import msgspec
 import pytest
 
 from mira_stream.control.intervals import IntervalSet
+from mira_stream.control.known import PendingObject
 from mira_stream.control.sealing import RollLimits
 from mira_stream.core.errors import Corrupt
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.segment import Cumulated, ObjectLines, Plan, Trailer
-from mira_stream.ports import Beside, FileSight, Ledger, PendingObject, Prefix, SeenObject
+from mira_stream.core.sight import Beside, FileSight, Prefix, SeenObject
+from mira_stream.ports import Ledger
 from tests.fakes.ledgers import (
     ONE,
     ROLL,

@@ -8,10 +8,10 @@ from mira_stream.core.failpoint import Failpoint, inert
 from mira_stream.core.outcome import Reason, outcome_of
 from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.segment import ObjectLines, ObjectRange, PublishedKey, Received, Trailer
+from mira_stream.core.sight import SeenObject
 from mira_stream.ledger.objects import OnOverwrite
 from mira_stream.ledger.settings import LedgerSettings
 from mira_stream.ledger.sqlite import SqliteLedger
-from mira_stream.ports import SeenObject
 
 SINK = "s3://lake/scores"
 ONE = "source=one/shard=00"

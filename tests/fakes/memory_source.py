@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from mira_stream.core.errors import MiraStreamError
 from mira_stream.core.record import Line, ObjectVersion
-from mira_stream.ports import LineBatch, ObjectEnd, Prefix, SeenObject
+from mira_stream.core.sight import LineBatch, ObjectEnd, Prefix, SeenObject
 
 _BATCH = 4
 

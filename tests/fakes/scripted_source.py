@@ -8,7 +8,7 @@ import msgspec
 
 from mira_stream.core.errors import MiraStreamError
 from mira_stream.core.record import Line, ObjectVersion
-from mira_stream.ports import LineBatch, ObjectEnd, Prefix, SeenObject
+from mira_stream.core.sight import LineBatch, ObjectEnd, Prefix, SeenObject
 
 
 class Reading(msgspec.Struct, frozen=True):

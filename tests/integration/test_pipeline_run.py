@@ -18,13 +18,13 @@ from mira_stream.core.failpoint import Failpoint, inert
 from mira_stream.core.outcome import Outcome, Reason
 from mira_stream.core.record import ObjectVersion
 from mira_stream.core.segment import PublishedKey
+from mira_stream.core.sight import ObjectEnd
 from mira_stream.core.usage import ServedModel
 from mira_stream.daemon.build import Adapters, assemble
 from mira_stream.daemon.config import Config, parse_config
 from mira_stream.daemon.pools import known_sources, plan_pools
 from mira_stream.pipeline.account import Stage
 from mira_stream.pipeline.topology import Pipeline
-from mira_stream.ports import ObjectEnd
 from mira_stream.sink.format import segment_key
 from mira_stream.sink.retry import Patience
 from mira_stream.sink.segments import SegmentSink

@@ -10,7 +10,8 @@ import pytest
 from mira_stream.core.errors import AlreadyExists, MiraStreamError, Refusal, Saturated, Transient
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.outcome import Reason
-from mira_stream.ports import LineBatch, ObjectStore, SeenObject
+from mira_stream.core.sight import LineBatch, SeenObject
+from mira_stream.ports import ObjectStore
 from mira_stream.source import tail
 from mira_stream.source.probe import probe_source
 from mira_stream.source.settings import SourceSettings

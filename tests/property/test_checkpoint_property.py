@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mira_stream.control.intervals import IntervalSet
+from mira_stream.control.known import Chain
 from mira_stream.core.segment import Cumulated, ObjectLines, ObjectRange, Trailer
-from mira_stream.ports import Chain
 from mira_stream.sink.checkpoints import CheckpointFile, Folding
 
 PARTITION = "source=x/shard=00"

@@ -8,9 +8,17 @@ from hypothesis import strategies as st
 
 from mira_stream.source import codec
 from tests.fuzz.seeds import seeds
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import KEY, TARGETS
 
-FINDINGS: dict[str, tuple[bytes, ...]] = {}
+FINDINGS: dict[str, tuple[bytes, ...]] = {
+    "configurations": (b"a = " + b"[" * 5000, b"a = " + b"7" * 5000),
+    "error_bodies": (
+        b"\x32" + b" " * 1590 + KEY.encode(),
+        b'\x32{"detail":"\\u001b]8;;http://x\\u0007\\u009b2J"}',
+    ),
+    "names": (b"\0" + b"a/" * 20_000 + b"\nk",),
+    "trailers": (b'{"x":' + b"[" * 5000, b"source=a/shard=00/" + b"7" * 5000 + b".jsonl.zst"),
+}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,7 +11,9 @@ from tests.tidy.tree import modules, texts
 PARTS = {"config", "records", "source", "prepare", "pool", "replica", "reply", "ledger", "sink", "loop"}
 UNITS = {
     "bytes",
+    "checkpoints",
     "objects",
+    "partitions",
     "points",
     "ratio",
     "records",

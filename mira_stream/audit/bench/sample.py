@@ -7,8 +7,9 @@ from typing import Generic, TypeVar
 import msgspec
 
 from mira_stream.core.record import ObjectVersion, RecordKey
+from mira_stream.core.sight import SeenObject
 from mira_stream.pipeline.raw import RawRecord
-from mira_stream.ports import SeenObject, Source
+from mira_stream.ports import Source
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from mira_stream.core.partition import partition_name
 from mira_stream.core.record import ObjectVersion
 from mira_stream.core.row import Row
 from mira_stream.core.segment import ObjectRange, Plan
-from mira_stream.ports import ObjectEnd
+from mira_stream.core.sight import ObjectEnd
 from mira_stream.sink.checkpoints import checkpoint_key
 from mira_stream.sink.format import decode_rows, encode_segment, segment_key, trailer_bytes
 from mira_stream.sink.reader import SegmentReader

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 
 from mira_stream.control.intervals import IntervalSet
+from mira_stream.control.known import PendingObject
 from mira_stream.core.errors import MiraStreamError, Missing, Saturated, Transient, TransientKind
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.segment import PublishedKey, Trailer
+from mira_stream.core.sight import ObjectEnd
 from mira_stream.pipeline import read
 from mira_stream.pipeline.account import Stage
 from mira_stream.pipeline.channel import Channel
 from mira_stream.pipeline.raw import RawChannel, RawRecord
 from mira_stream.pipeline.read import Discovery, ObjectReading, Reader, ReadSettings
 from mira_stream.pipeline.rows import Subject
-from mira_stream.ports import ObjectEnd, PendingObject
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
 from tests.fakes.lab import Lab, committing, laboratory

@@ -3,7 +3,14 @@
 import pytest
 from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 
-from mira_stream.core.errors import AlreadyExists, MiraStreamError, Overwritten, Saturated, Transient
+from mira_stream.core.errors import (
+    AlreadyExists,
+    MiraStreamError,
+    Overwritten,
+    Saturated,
+    Transient,
+    TransientKind,
+)
 from mira_stream.source.remote_errors import is_past_the_end, translated
 
 
@@ -44,3 +51,14 @@ def test_a_conflict_that_decides_is_told_from_one_that_does_not(
 def test_a_range_past_the_end_is_known_by_the_stores_word_or_the_clients(text: str, *, past: bool) -> None:
     """Azure's client finds it out by itself, without a status."""
     assert is_past_the_end(GenericError(text)) is past
+
+
+def test_a_certificate_that_was_not_accepted_is_told() -> None:
+    """The client says it in its debug dump alone; the store is asked again, as one that is not there."""
+    dump = (
+        "\n\nDebug source:\nHttpError { kind: Connect, error: InvalidCertificate(\n    UnknownIssuer,\n ) }"
+    )
+    found = translated(GenericError("HTTP error: error sending request" + dump), "list s3://lake")
+    assert isinstance(found, Transient)
+    assert found.kind is TransientKind.REFUSED
+    assert "its certificate was not accepted: UnknownIssuer; SSL_CERT_FILE" in str(found)

@@ -1,0 +1,74 @@
+"""What a source shows: objects as discovery finds them, their lines, and how they end."""
+
+import msgspec
+
+from mira_stream.core.outcome import Reason
+from mira_stream.core.record import Line, ObjectVersion
+
+
+class Beside(msgspec.Struct, frozen=True):
+    """A file in the same folder that is no object itself: the identity of its first line, and its change mark."""
+
+    etag: str
+    change: str
+
+
+class Prefix(msgspec.Struct, frozen=True):
+    """How a local file begins: the digest of what it has at both ends of its first `bytes` bytes."""
+
+    bytes: int
+    digest: str
+
+
+class FileSight(msgspec.Struct, frozen=True):
+    """What a reading saw of a local file beside its lines.
+
+    Args:
+        prefix: of what was read; growth does not change it. None if that cannot be told.
+        quiet: as in `SeenObject`.
+        closed: it is no longer the version it was: nothing more may be read of it.
+    """
+
+    prefix: Prefix | None = None
+    quiet: bool = True
+    closed: bool = False
+
+
+class SeenObject(msgspec.Struct, frozen=True):
+    """One object version as discovery found it. `change` tells one sight of a growing local file from the next.
+
+    Args:
+        quiet: nobody has written to it for `grow_settle_seconds`.
+        beside: where another file had its name: what a rotation may have left beside it.
+    """
+
+    version: ObjectVersion
+    key: str
+    source: str
+    size: int
+    modified: float
+    change: str
+    quiet: bool = True
+    beside: tuple[Beside, ...] = ()
+
+
+class ObjectEnd(msgspec.Struct, frozen=True):
+    """Where reading stopped. `reason` None and `settled`: a clean end, `lines` rows in all.
+
+    `settled` False: more may come (a growing file, `lines` so far). A `reason`: the object ends badly, its dead letter
+    stands at ordinal `lines`.
+    """
+
+    lines: int
+    settled: bool = True
+    reason: Reason | None = None
+    message: str = ""
+
+
+class LineBatch(msgspec.Struct, frozen=True):
+    """Some lines in order, at most about 1 MiB of them unless one line is longer; `end` is set on the last batch, and `file` if
+    it is a local one."""
+
+    lines: tuple[Line, ...]
+    end: ObjectEnd | None = None
+    file: FileSight | None = None
