@@ -69,21 +69,22 @@ class Cold:
 
 
 class _Forked:
-    """A command that the warm process runs."""
+    """A command that the warm process runs. Its end is told to this object and not looked up by process id: in a
+    thousand kills those come round again."""
 
-    def __init__(self, pid: int, codes: dict[int, int], news: threading.Condition) -> None:
+    def __init__(self, pid: int, news: threading.Condition) -> None:
         self.pid = pid
-        self._codes = codes
+        self.code: int | None = None
         self._news = news
 
     def wait(self, seconds: float) -> int | None:
         with self._news:
-            self._news.wait_for(lambda: self.pid in self._codes, max(0.0, seconds))
-            return self._codes.get(self.pid)
+            self._news.wait_for(lambda: self.code is not None, max(0.0, seconds))
+            return self.code
 
     def send(self, number: int) -> None:
         with self._news:
-            if self.pid not in self._codes:
+            if self.code is None:
                 os.kill(self.pid, number)
 
 
@@ -96,8 +97,8 @@ class Warm:
         self._orders: IO[bytes] = process.stdin
         self._said: IO[bytes] = process.stdout
         self._news = threading.Condition()
-        self._codes: dict[int, int] = {}
-        self._started: list[int] = []
+        self._running: dict[int, _Forked] = {}
+        self._started: list[_Forked] = []
         self._is_ready = False
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -110,7 +111,7 @@ class Warm:
         self._orders.flush()
         self._until(lambda: bool(self._started), f"{arguments} is forked")
         with self._news:
-            return _Forked(self._started.pop(), self._codes, self._news)
+            return self._started.pop()
 
     def _until(self, holds: Callable[[], bool], what: str) -> None:
         with self._news:
@@ -121,9 +122,11 @@ class Warm:
             said = json.loads(line)
             with self._news:
                 if "started" in said:
-                    self._started.append(said["started"])
+                    forked = _Forked(said["started"], self._news)
+                    self._running[forked.pid] = forked
+                    self._started.append(forked)
                 elif "ended" in said:
-                    self._codes[said["ended"]] = said["code"]
+                    self._running.pop(said["ended"]).code = said["code"]
                 else:
                     self._is_ready = True
                 self._news.notify_all()
