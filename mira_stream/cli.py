@@ -16,6 +16,7 @@ import typer
 import uvloop
 
 from mira_stream import __version__
+from mira_stream.cli_dead_letters import app as dead_letters_app
 from mira_stream.core.errors import MiraStreamError, Refusal
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 anchors_app = typer.Typer(help="Rubric anchors.", no_args_is_help=True)
 app.add_typer(anchors_app, name="anchors")
+app.add_typer(dead_letters_app, name="dead-letters")
 
 ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="The TOML configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
@@ -157,21 +159,26 @@ def verify(
         bool,
         typer.Option("--ledger", help="Also check that every segment the ledger calls published exists."),
     ] = False,
+    partition: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--partition", help="Only source=…/shard=NN, and what belongs there; several may be given."
+        ),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", help="A file that keeps what was read: interrupted, the next call goes on."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Audit the source against the sink, without trusting the daemon. Exit 0 clean, 1 lost or doubled, 2 not audited."""
-    from mira_stream.audit.report import Audit, lines
-    from mira_stream.audit.verify import verify as verify_lake
-    from mira_stream.daemon.config import load_config
-    from mira_stream.daemon.lake import opened_for_audit
+    from mira_stream.audit.report import lines
+    from mira_stream.cli_verify import VerifyRequest, audit_lake
 
-    settings = load_config(config)
-
-    async def audit_lake() -> Audit:
-        async with opened_for_audit(settings, with_ledger=ledger) as lake:
-            return await verify_lake(lake.source, lake.sink, ledger_chains=lake.chains, strict=strict)
-
-    audit = _run_async(audit_lake)
+    request = VerifyRequest(
+        strict=strict, with_ledger=ledger, partitions=frozenset(partition or ()), state=state
+    )
+    audit = _run_async(lambda: audit_lake(config, request))
     _say(msgspec.json.encode(audit).decode() if as_json else "\n".join(lines(audit)))
     raise typer.Exit(audit.exit_code)
 

@@ -8,8 +8,9 @@ from typing import Protocol
 
 import msgspec
 
-from mira_stream.control.known import Chain, PendingObject
+from mira_stream.control.known import Chain, Holding, PendingObject
 from mira_stream.core.record import ObjectVersion, RecordKey
+from mira_stream.core.replay import ReplayAnswer, ReplayRequest
 from mira_stream.core.request import PromptIds
 from mira_stream.core.segment import Cumulated, Plan, PublishedKey, Received, Trailer
 from mira_stream.core.sight import FileSight, LineBatch, Prefix, SeenObject
@@ -48,7 +49,6 @@ class ObjectStore(Protocol):
         self, key: str, *, start: int = 0, end: int | None = None, etag: str | None = None
     ) -> bytes:
         """The bytes `[start, end)`; past the end is shorter, not an error.
-
         Raises Overwritten if `etag` is given and no longer current, Missing if the object is gone.
         """
 
@@ -57,7 +57,6 @@ class ObjectStore(Protocol):
 
     async def create(self, key: str, data: bytes) -> None:
         """Create-if-absent, atomic and durable on return: readers see all of it or nothing.
-
         Raises AlreadyExists (what is there is durable too), Transient (409, or it may have landed), or Saturated.
         """
 
@@ -82,7 +81,6 @@ class Source(Protocol):
         self, version: ObjectVersion, *, once: bool, prefix: Prefix | None = None
     ) -> AsyncIterator[LineBatch]:
         """All lines of that version, in order, from ordinal 0; the last batch carries the end.
-
         Never raises for what the bytes are: damage is an `end.reason`. Raises Transient for I/O trouble, Missing if
         the object is gone. `once` decides about unsettled tails as the design says for `--once`. A local file that no
         longer begins with `prefix` is overwritten; one that was renamed in its folder is read there.
@@ -144,7 +142,6 @@ class Ledger(Protocol):
 
     async def receive(self, received: Sequence[Received]) -> Sequence[bool]:
         """Make outcomes durable in one transaction, in this order (the caller groups: at most 256 or 50 ms).
-
         For each: False if that record is received or published already.
         """
 
@@ -162,8 +159,8 @@ class Ledger(Protocol):
         """The chain is published up to that checkpoint: take over all that it says, in one transaction, and go on
         behind it. Returns the stored outcomes of ours that are published there, now dropped. Idempotent."""
 
-    async def is_published(self, key: RecordKey) -> bool:
-        """Whether that row is in the published ranges."""
+    async def holding(self, version: ObjectVersion, generation: int) -> Holding:
+        """What is published, and received, of an object version in that generation; empty for an unknown one."""
 
     async def chains(self) -> dict[str, int]:
         """For each partition the next seq."""
@@ -183,25 +180,15 @@ class Sink(Protocol):
 
     async def publish(self, plan: Plan) -> Trailer | None:
         """Steps 3 and 4: create the segment and confirm whose it is; retries until known.
-
         Returns the trailer that stands at (partition, seq): ours if its `plan_id` is the plan's. None: a checkpoint
         covers that place, and what stood there has been removed since; nothing was published.
         """
 
-    async def trailer(self, partition: str, seq: int) -> Trailer | None:
-        """The trailer of a segment, by one bounded range read; None if there is no such segment. Raises Corrupt."""
-
     async def trailers(self, partition: str, start: int, stop: int) -> Sequence[Trailer | None]:
-        """Those of `[start, stop)`, some at the same time; None for a segment that is not there."""
+        """Those of `[start, stop)`, by bounded range reads; None for a segment that is not there. Raises Corrupt."""
 
     async def rows(self, partition: str, seq: int) -> Sequence[PublishedKey]:
         """The keys and outcomes of a published segment's rows."""
-
-    async def partitions(self) -> Sequence[str]:
-        """All partitions that have a segment."""
-
-    async def chains(self) -> dict[str, int]:
-        """For each partition that has a segment the seq behind its last one, whatever may be missing before it."""
 
     async def survey(self) -> Mapping[str, Chain]:
         """Every chain that has a segment or a checkpoint, by one listing."""
@@ -211,6 +198,19 @@ class Sink(Protocol):
 
     async def write_checkpoint(self, partition: str, seq: int) -> None:
         """Create it if there is none at or above `seq`. Raises Corrupt if a segment since the last one is missing."""
+
+
+class Replays(Protocol):
+    """Requests to score records once more; durable, also before the daemon that will see them was started."""
+
+    async def unanswered(self) -> Sequence[str]:
+        """The names of requests that have no answer, the oldest first."""
+
+    async def request(self, name: str) -> ReplayRequest:
+        """One of them. Raises Corrupt, or Missing if it is gone."""
+
+    async def answer(self, name: str, answer: ReplayAnswer) -> None:
+        """Say what came of it, durably. Idempotent: the first answer stands."""
 
 
 class PromptCounter(Protocol):

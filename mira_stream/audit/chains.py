@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from mira_stream.audit.cover_check import CoverCheck
 from mira_stream.audit.report import NAMES_KEPT, FaultKind, Findings
+from mira_stream.audit.resume import Resume, restore, state_of
 from mira_stream.audit.segment_check import SegmentCheck
 from mira_stream.audit.spans import Spans, merged, named, size
-from mira_stream.core.errors import Corrupt, Missing
+from mira_stream.core.errors import Corrupt, Missing, Refusal
 from mira_stream.core.outcome import Outcome, Reason
 from mira_stream.core.record import ObjectVersion
 from mira_stream.core.segment import Trailer
@@ -77,20 +78,36 @@ class Chains:
     """Reads all that is published.
 
     `objects` are by uri, then etag; memory grows with objects and with gaps in them, not with rows.
+
+    Args:
+        only: the partitions to look at; empty: all.
+        resume: where partitions that are read are remembered, for the next try.
     """
 
-    def __init__(self, sink: SegmentReader, findings: Findings, *, on_segment: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sink: SegmentReader,
+        findings: Findings,
+        *,
+        on_segment: Callable[[], None],
+        only: frozenset[str] = frozenset(),
+        resume: Resume | None = None,
+    ) -> None:
+        self.findings = findings
+        self.done: dict[str, int] = {}
         self.objects: dict[str, dict[str, Published]] = {}
         self.outcomes: Counter[Outcome] = Counter()
         self.reasons: Counter[Reason] = Counter()
         self.segments = 0
         self.rows = 0
+        self.replayed_rows = 0
         self.expired_segments = 0
         self.expired_rows = 0
         self.names = Names()
         self._sink = sink
-        self._findings = findings
         self._on_segment = on_segment
+        self._only = only
+        self._resume = resume
 
     async def read(self, ledger_chains: Mapping[str, int]) -> None:
         """Read every segment. Raises Transient or Saturated if the store does not answer.
@@ -99,20 +116,43 @@ class Chains:
         calls ended was published before the second, so the ends count from the first and the rows from both.
         """
         early = await self._sink.patience.until_known(self._list)
-        for partition in sorted(early.chains):
+        await self._refuse_unknown(early)
+        self._begin(early)
+        partitions = sorted(early.chains)
+        for partition in partitions:
             await self._chain(partition, early)
+            self.done[partition] = max(early.chains[partition].end, early.covered(partition))
+            if self._resume is not None:
+                self._resume.took(lambda: state_of(self), is_last=partition == partitions[-1])
         self.names = await self._sink.patience.until_known(self._list)
         for partition, seq in _new(self.names.chains, early.chains):
             await self._segment(partition, seq, ends=False)
-        self._judge_names(ledger_chains)
+        self._judge_names(
+            {name: seq for name, seq in ledger_chains.items() if name in self._only or not self._only}
+        )
+
+    def _begin(self, names: Names) -> None:
+        """Go on where an earlier try was interrupted, unless segments that it did not read may have expired since."""
+        if self._resume is None:
+            return
+        done = self._resume.chains.done
+        if any(names.covered(partition) > seq for partition, seq in done.items()):
+            self._resume.forget()
+        restore(self, self._resume.chains)
+
+    async def _refuse_unknown(self, names: Names) -> None:
+        unknown = sorted(self._only - names.chains.keys())
+        if unknown:
+            known = ", ".join((await self._sink.partitions())[:NAMES_KEPT]) or "none"
+            raise Refusal(f"the sink has no partition {unknown[0]}", f"partitions of it: {known}")
 
     async def _chain(self, partition: str, names: Names) -> None:
-        """What its newest checkpoint covers, then what stands above."""
-        seqs, covered = names.chains[partition], names.covered(partition)
-        if covered:
+        """What its newest checkpoint covers, then what stands above; of a partition that was read, what came since."""
+        seqs, covered, done = names.chains[partition], names.covered(partition), self.done.get(partition)
+        if covered and done is None:
             await self._covered(partition, seqs, covered)
         for start, end in seqs:
-            for seq in range(max(start, covered), end):
+            for seq in range(max(start, covered, done or 0), end):
                 await self._segment(partition, seq, ends=True)
 
     async def _covered(self, partition: str, seqs: Spans, covered: int) -> None:
@@ -121,9 +161,9 @@ class Chains:
             file = await self._sink.open_checkpoint(partition, covered - 1)
         except (Corrupt, Missing) as error:
             told = f"{error}; what it covers counts as absent where its segments are gone"
-            self._findings.add(FaultKind.CORRUPT, checkpoint_key(partition, covered - 1), told)
+            self.findings.add(FaultKind.CORRUPT, checkpoint_key(partition, covered - 1), told)
             file = None
-        check = CoverCheck(file, partition, covered - 1, self._findings)
+        check = CoverCheck(file, partition, covered - 1, self.findings)
         for start, end in seqs:
             for seq in range(start, min(end, covered)):
                 await self._segment(partition, seq, ends=True, cover=check)
@@ -142,7 +182,7 @@ class Chains:
                     told = (
                         f"{doubled} rows of {version.uri} (etag {version.etag}) are published elsewhere too"
                     )
-                    self._findings.add(FaultKind.DOUBLED, check.where, told, count=doubled)
+                    self.findings.add(FaultKind.DOUBLED, check.where, told, count=doubled)
             if entry.lines is not None:
                 published.lines = max(published.lines or 0, entry.lines)
 
@@ -156,7 +196,8 @@ class Chains:
         names = Names()
         async for page in self._sink.names():
             for listed in page:
-                names.add(listed)
+                if not self._only or _partition(listed) in self._only:
+                    names.add(listed)
         return names
 
     async def _segment(
@@ -171,16 +212,16 @@ class Chains:
                 if cover is not None:
                     cover.take(segment.trailer, check)
             elif cover is None:
-                self._findings.add(FaultKind.GAP, where, "it was listed, and is gone now")
+                self.findings.add(FaultKind.GAP, where, "it was listed, and is gone now")
         except Missing:
             if cover is None:  # else it may go at any time
-                self._findings.add(FaultKind.GAP, where, "it was there, and vanished while it was read")
+                self.findings.add(FaultKind.GAP, where, "it was there, and vanished while it was read")
         except Corrupt as error:
-            self._findings.add(FaultKind.CORRUPT, where, f"{error}; its rows count as absent")
+            self.findings.add(FaultKind.CORRUPT, where, f"{error}; its rows count as absent")
         self._on_segment()
 
     async def _check(self, segment: Segment) -> SegmentCheck:
-        check = SegmentCheck(segment.trailer, self._findings)
+        check = SegmentCheck(segment.trailer, self.findings)
         async for lines in self._sink.lines(segment):
             check.take(lines)
         check.close()
@@ -192,6 +233,7 @@ class Chains:
         self.outcomes += check.outcomes
         self.reasons += check.reasons
         for (version, generation), ordinals in check.ordinals.items():
+            self.replayed_rows += len(ordinals) if generation else 0
             self._add(trailer, version, generation, ordinals)
         for version in check.superseded:
             self._published(version).superseded = True
@@ -209,7 +251,7 @@ class Chains:
         for start, end in merged(distinct):
             doubled += held.add(start, end)
         if doubled:
-            self._findings.add(
+            self.findings.add(
                 FaultKind.DOUBLED,
                 segment_key(trailer.partition, trailer.seq),
                 f"{doubled} of its rows of {version.uri} (etag {version.etag}, generation {generation}) "
@@ -217,15 +259,19 @@ class Chains:
                 count=doubled,
             )
 
+    def published(self, uri: str, etag: str) -> Published:
+        """What is known of a version, to be added to."""
+        versions = self.objects.setdefault(uri, {})
+        if etag not in versions:
+            versions[etag] = Published()
+        return versions[etag]
+
     def _published(self, version: ObjectVersion) -> Published:
-        versions = self.objects.setdefault(version.uri, {})
-        if version.etag not in versions:
-            versions[version.etag] = Published()
-        return versions[version.etag]
+        return self.published(version.uri, version.etag)
 
     def _judge_names(self, ledger_chains: Mapping[str, int]) -> None:
         for key in sorted(self.names.stray):
-            self._findings.add(
+            self.findings.add(
                 FaultKind.STRAY, key, "readers take it for a segment, and no chain has it: move it away"
             )
         for partition in sorted({*self.names.chains, *ledger_chains}):
@@ -234,12 +280,18 @@ class Chains:
             gaps = seqs.missing(self.names.covered(partition), max(seqs.end, known))
             if gaps:
                 told = " (the ledger knows it as published)" if known > seqs.end else ""
-                self._findings.add(
+                self.findings.add(
                     FaultKind.GAP,
                     partition,
                     f"no segment {named(gaps)}{told}: restore from a backup of the sink",
                     count=size(gaps),
                 )
+
+
+def _partition(listed: Listed) -> str:
+    """Whose folder a name is in, whatever it is."""
+    place = listed.place or listed.checkpoint
+    return place[0] if place else listed.key.rpartition("/")[0]
 
 
 def _new(chains: Mapping[str, Spans], read: Mapping[str, Spans]) -> Iterator[tuple[str, int]]:

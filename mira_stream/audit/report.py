@@ -38,6 +38,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         outcomes: rows by outcome; reasons: rows by reason, scored ones left out.
+        replayed_rows: those of `rows` in a generation above 0; each has the generation below it too.
         objects: object versions now in the source; source_lines: what they hold.
         ended_objects: object versions that the sink marks as ended.
         faults: the first findings; `found` sums all of them by kind.
@@ -57,6 +58,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     outcomes: Mapping[Outcome, int]
     reasons: Mapping[Reason, int]
+    replayed_rows: int = 0
     objects: int
     source_lines: int
     ended_objects: int
@@ -139,6 +141,10 @@ def _notes(audit: Audit) -> Sequence[str]:
         notes.append(
             f"note     {_some(audit.gone_objects, 'object')} of the sink gone from the source, "
             f"{audit.overwritten_objects:,} overwritten, {audit.unfinished_objects:,} of them before their end was read"
+        )
+    if audit.replayed_rows:
+        notes.append(
+            f"note     {_some(audit.replayed_rows, 'row')} of replays among them: of a record the highest generation counts"
         )
     if audit.expired_segments:
         notes.append(

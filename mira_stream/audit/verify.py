@@ -6,6 +6,7 @@ import msgspec
 
 from mira_stream.audit.chains import Chains, Published
 from mira_stream.audit.report import NAMES_KEPT, Audit, FaultKind, Findings
+from mira_stream.audit.resume import Resume
 from mira_stream.audit.spans import named, size
 from mira_stream.core.errors import Missing, Permanent, Saturated, Transient
 from mira_stream.core.outcome import Reason
@@ -26,38 +27,83 @@ class Progress(msgspec.Struct, frozen=True):
     source_lines: int
 
 
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
+    """What is audited, and what is known of it already.
+
+    Args:
+        partitions: these alone; empty: all. Then `partition_of` tells where the rows of a source object are.
+        resume: what an interrupted audit had learned.
+    """
+
+    partitions: frozenset[str] = frozenset()
+    partition_of: Callable[[SeenObject], str] = lambda _: ""
+    resume: Resume | None = None
+
+    def holds(self, seen: SeenObject) -> bool:
+        """Whether that object is to be looked at."""
+        return not self.partitions or self.partition_of(seen) in self.partitions
+
+
+ALL = Scope()
+
+
 async def verify(
     source: Source,
     sink: SegmentReader,
     *,
     ledger_chains: Mapping[str, int] = _NO_CHAINS,
     strict: bool = False,
+    scope: Scope = ALL,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Audit:
     """Read all of the sink, then all of the source, and compare.
 
     Lost is what is absent below `lines` of an object that the sink marks as ended; what the source has beyond that is
-    pending. What has expired under a checkpoint counts as published, by its word. The sink is read first: what a running daemon reads and publishes meanwhile is pending, never lost.
+    pending. What has expired under a checkpoint counts as published, by its word. The sink is read first: what a
+    running daemon reads and publishes meanwhile is pending, never lost.
 
     Args:
         source: read in full, `once`.
         sink: a reader (or the sink itself) whose patience has a `tries_max`.
         ledger_chains: for each partition the next seq as the ledger knows it; finds chains whose end was removed.
         strict: pending rows make the audit fail.
+        scope: only some partitions, or an audit that was interrupted.
         on_progress: called after each segment and each batch of lines.
 
     Raises Transient, Saturated or Permanent if the audit cannot be made: exit code 2.
     """
-    return await _Verification(source, sink, on_progress).run(ledger_chains, strict=strict)
+    verification = _Verification(source, sink, on_progress, scope=scope)
+    if scope.resume is None:
+        return await verification.run(ledger_chains, strict=strict)
+    try:
+        audit = await verification.run(ledger_chains, strict=strict)
+    except BaseException:
+        scope.resume.save()
+        raise
+    if audit.unread:
+        scope.resume.save()  # the rest is read, and need not be read again
+    else:
+        scope.resume.finish()
+    return audit
 
 
 class _Verification:
-    def __init__(self, source: Source, sink: SegmentReader, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        sink: SegmentReader,
+        on_progress: Callable[[Progress], None],
+        *,
+        scope: Scope,
+    ) -> None:
+        self._scope = scope
         self._source = source
         self._sink = sink
         self._on_progress = on_progress
         self._findings = Findings()
-        self._chains = Chains(sink, self._findings, on_segment=self._tell)
+        self._chains = Chains(
+            sink, self._findings, on_segment=self._tell, only=scope.partitions, resume=scope.resume
+        )
         self._objects = 0
         self._lines = 0
         self._lines_now = 0
@@ -73,7 +119,8 @@ class _Verification:
             self._judge_end(version, published)
         async for page in self._source.discover(known=lambda _: None):
             for seen in page:
-                await self._object(seen)
+                if self._scope.holds(seen):
+                    await self._object(seen)
         return self._audit(strict=strict)
 
     def _judge_end(self, version: ObjectVersion, published: Published) -> None:
@@ -88,6 +135,16 @@ class _Verification:
                 count=size(lost),
             )
 
+        for generation, ordinals in list(published.replays.items()):
+            before = published.held(generation - 1) if generation > 1 else published.first
+            absent = [gap for start, end in ordinals for gap in before.missing(start, end)]
+            if absent:
+                told = (
+                    f"{size(absent)} rows were replayed as generation {generation} (etag {version.etag}), and generation "
+                    f"{generation - 1} of them is absent, ordinals {named(absent)}"
+                )
+                self._findings.add(FaultKind.LOST, version.uri, told, count=size(absent))
+
     async def _object(self, seen: SeenObject) -> None:
         version = seen.version
         self._objects += 1
@@ -99,9 +156,19 @@ class _Verification:
         if published is not None and published.superseded:
             self._lines += 1  # refused as a whole: its one row stands for it
             return
-        end = await self._read(version)
+        end = await self._end_of(seen)
         if end is not None:
             self._compare(version, published or Published(), end)
+
+    async def _end_of(self, seen: SeenObject) -> ObjectEnd | None:
+        """As `_read`, or as an interrupted audit has read it."""
+        resume = self._scope.resume
+        if resume is not None and (known := resume.end_of(seen)) is not None:
+            return known
+        end = await self._read(seen.version)
+        if resume is not None and end is not None and end.settled:
+            resume.ended(seen, end)
+        return end
 
     async def _read(self, version: ObjectVersion) -> ObjectEnd | None:
         """Where the object ends now; None if that cannot be told (gone or overwritten meanwhile, unreadable)."""
@@ -184,6 +251,7 @@ class _Verification:
             rows=chains.rows,
             outcomes=dict(chains.outcomes),
             reasons=dict(chains.reasons),
+            replayed_rows=chains.replayed_rows,
             objects=self._objects,
             source_lines=self._lines,
             ended_objects=sum(it.lines is not None for _, it in versions),

@@ -24,6 +24,14 @@ class PendingObject(msgspec.Struct, frozen=True):
     closed: bool = False
 
 
+class Holding(msgspec.Struct, frozen=True):
+    """What ledger and sink have of an object version in one generation; `prefix` as in `PendingObject`."""
+
+    published: IntervalSet = IntervalSet()
+    received: IntervalSet = IntervalSet()
+    prefix: Prefix | None = None
+
+
 class Chain(msgspec.Struct, frozen=True):
     """A chain as one listing of the sink shows it.
 

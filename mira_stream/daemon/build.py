@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -37,12 +38,14 @@ from mira_stream.pipeline.draft import Prepared
 from mira_stream.pipeline.prepare import PoolEntry, Preparer, Tools
 from mira_stream.pipeline.raw import RawChannel, RawRecord
 from mira_stream.pipeline.read import Discovery, Reader, ReadSettings
+from mira_stream.pipeline.replays import Replayer, ReplayTools
 from mira_stream.pipeline.request import PoolIdentity, Workplace
 from mira_stream.pipeline.rows import Fingerprints, RowMaker
 from mira_stream.pipeline.topology import Pipeline, Stages
 from mira_stream.pipeline.watch import Watcher
-from mira_stream.ports import Ledger, Replica, Sink, Source
+from mira_stream.ports import Ledger, Replays, Replica, Sink, Source
 from mira_stream.replica.vllm import VllmReplica, open_session
+from mira_stream.sink.replays import ReplayFolder
 from mira_stream.sink.retry import Patience
 from mira_stream.sink.segments import SegmentSink
 from mira_stream.telemetry import registry as metrics
@@ -57,8 +60,10 @@ class Adapters(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that touches the world, opened; `replicas` by group and name, exact counters by group."""
 
     source: Source
+    source_of: Callable[[str], str | None]
     ledger: Ledger
     sink: Sink
+    replays: Replays
     replicas: Mapping[str, Mapping[str, Replica]]
     workers: Executor
     counters: Mapping[str, OpenCounter] = {}
@@ -109,7 +114,14 @@ async def built(config: Config, *, once: bool) -> AsyncIterator[Daemon]:
             open_counters(config, plans, executor=workers, meters=meters)
         )
         adapters = Adapters(
-            source=source, ledger=ledger, sink=sink, replicas=replicas, workers=workers, counters=counters
+            source=source,
+            source_of=source.source_of,
+            ledger=ledger,
+            sink=sink,
+            replays=ReplayFolder(stores.sink, patience=patience),
+            replicas=replicas,
+            workers=workers,
+            counters=counters,
         )
         pipeline = assemble(config, plans, adapters, meters, once=once)
         stages = pipeline.stages
@@ -147,38 +159,29 @@ def assemble(
         )
         for plan in plans
     }
-    naming = SourceNaming.parse(config.source.name_from)
     entries = {
         plan.group: _entry(plan, dispatchers[plan.group], adapters.counters.get(plan.group)) for plan in plans
     }
-    channels = _channels(plans, meters)
-    settings = ReadSettings(
-        list_seconds=config.source.list_seconds, open_objects_max=config.source.open_objects_max, once=once
+    tools = Tools(
+        estimator=estimator,
+        committer=committer,
+        rows=rows,
+        meters=meters,
+        clock=time.monotonic,
+        executor=adapters.workers,
     )
+    intake = _intake(config, plans, adapters, committer, meters, once=once)
     stages = Stages(
-        discovery=_discovery(adapters, meters, settings),
-        reader=Reader(
-            adapters.source,
-            adapters.ledger,
-            committer,
-            route=lambda source: channels[plan.group if (plan := pool_for(plans, source)) else _NO_POOL],
-            meters=meters,
-            settings=settings,
-        ),
+        discovery=intake.discovery,
+        reader=intake.reader,
+        replayer=intake.replayer,
         preparer=Preparer(
             lambda source: entries[plan.group] if (plan := pool_for(plans, source)) else None,
-            name_field=naming.field,
+            name_field=SourceNaming.parse(config.source.name_from).field,
             meta_fields=config.record.meta,
-            tools=Tools(
-                estimator=estimator,
-                committer=committer,
-                rows=rows,
-                meters=meters,
-                clock=time.monotonic,
-                executor=adapters.workers,
-            ),
+            tools=tools,
         ),
-        channels=tuple(channels.values()),
+        channels=intake.channels,
         dispatchers=dispatchers,
         watchers={plan.group: _watcher(plan, dispatchers[plan.group], config, meters) for plan in plans},
         committer=committer,
@@ -188,14 +191,48 @@ def assemble(
     return pipeline
 
 
-def _discovery(adapters: Adapters, meters: Meters, settings: ReadSettings) -> Discovery:
-    return Discovery(
-        adapters.source,
-        adapters.ledger,
-        meters=meters,
+class _Intake(NamedTuple):
+    """The stages from the listing to the channels of the pools."""
+
+    discovery: Discovery
+    reader: Reader
+    replayer: Replayer
+    channels: tuple[RawChannel, ...]
+
+
+def _intake(
+    config: Config,
+    plans: tuple[PoolPlan, ...],
+    adapters: Adapters,
+    committer: Committer,
+    meters: Meters,
+    *,
+    once: bool,
+) -> _Intake:
+    channels = _channels(plans, meters)
+    settings = ReadSettings(
+        list_seconds=config.source.list_seconds, open_objects_max=config.source.open_objects_max, once=once
+    )
+    source, ledger = adapters.source, adapters.ledger
+
+    def route(name: str) -> RawChannel:
+        return channels[plan.group if (plan := pool_for(plans, name)) else _NO_POOL]
+
+    reader = Reader(source, ledger, committer, route=route, meters=meters, settings=settings)
+    says_its_source = SourceNaming.parse(config.source.name_from).field is not None
+    tools = ReplayTools(
+        source_of=adapters.source_of,
+        can_score=lambda name: says_its_source or pool_for(plans, name) is not None,
+        route=route,
+        emit=reader.emit,
         settings=settings,
-        clock=time.monotonic,
-        wall=time.time,
+        meters=meters,
+    )
+    return _Intake(
+        Discovery(source, ledger, meters=meters, settings=settings, clock=time.monotonic, wall=time.time),
+        reader,
+        Replayer(adapters.replays, source, ledger, committer=committer, tools=tools),
+        tuple(channels.values()),
     )
 
 

@@ -19,10 +19,11 @@ from mira_stream.core.failpoint import FAILPOINTS, Failpoint, inert
 from mira_stream.core.naming import SourceNaming
 from mira_stream.daemon.config import Config
 from mira_stream.ledger.sqlite import SqliteLedger
-from mira_stream.ports import ObjectStore, Source
+from mira_stream.ports import ObjectStore
 from mira_stream.sink.layout import Layout, ensure_layout
 from mira_stream.sink.probe import probe_sink
 from mira_stream.sink.reader import SegmentReader
+from mira_stream.sink.replays import ReplayFolder
 from mira_stream.sink.retry import Patience
 from mira_stream.source.probe import probe_source
 from mira_stream.source.store import open_store
@@ -120,11 +121,13 @@ def failpoint_from_environment() -> Failpoint:
 
 
 class AuditLake(msgspec.Struct, frozen=True):
-    """What an audit reads; `chains` is the ledger's view, where it was asked for."""
+    """What an audit reads; `chains` is the ledger's view, where it was asked for, `replays` where they are asked for."""
 
-    source: Source
+    source: TailSource
+    source_uri: str
     sink: SegmentReader
     chains: Mapping[str, int]
+    replays: ReplayFolder
 
 
 @asynccontextmanager
@@ -134,9 +137,8 @@ async def opened_for_audit(config: Config, *, with_ledger: bool) -> AsyncIterato
     stores = open_stores(config, meters)
     source = make_source(config, stores.source, meters)
     with ThreadPoolExecutor(2, "audit") as executor:
-        sink = SegmentReader(
-            stores.sink, patience=Patience(config.sink, tries_max=_AUDIT_TRIES), executor=executor
-        )
+        patience = Patience(config.sink, tries_max=_AUDIT_TRIES)
+        sink = SegmentReader(stores.sink, patience=patience, executor=executor)
         chains: Mapping[str, int] = {}
         if with_ledger:
             ledger = open_ledger(config, stores.sink.uri)
@@ -145,6 +147,7 @@ async def opened_for_audit(config: Config, *, with_ledger: bool) -> AsyncIterato
             finally:
                 await ledger.close()
         try:
-            yield AuditLake(source, sink, chains)
+            replays = ReplayFolder(stores.sink, patience=patience)
+            yield AuditLake(source, stores.source.uri, sink, chains, replays)
         finally:
             source.close()

@@ -64,6 +64,16 @@ def pool_for(plans: Sequence[PoolPlan], source: str) -> PoolPlan | None:
     return next((plan for plan in plans if EVERY_SOURCE in plan.sources), None)
 
 
+def claimed_sources(config: Config) -> frozenset[str]:
+    """The sources that pools score, `*` among them for all others; needs no secret. Raises Refusal as `plan_pools`."""
+    groups = load_groups(config.anchors.path)
+    return frozenset().union(*(_sources(section, _group(section, groups)) for section in config.pool))
+
+
+def _sources(section: PoolSection, group: Group) -> frozenset[str]:
+    return frozenset(section.sources if section.sources is not None else group.sources)
+
+
 def known_sources(config: Config, plans: Sequence[PoolPlan]) -> frozenset[str]:
     """Source names that config or groups.toml knows: the values that a metric label may have."""
     named = {name for group in load_groups(config.anchors.path).values() for name in group.sources}
@@ -98,7 +108,7 @@ def _plan(section: PoolSection, config: Config, groups: dict[str, Group]) -> Poo
     return PoolPlan(
         group=group.id,
         model=model,
-        sources=frozenset(section.sources if section.sources is not None else group.sources),
+        sources=_sources(section, group),
         replicas=section.replicas,
         rubric=rubric,
         prompting=prompting,

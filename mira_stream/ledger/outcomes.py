@@ -139,6 +139,13 @@ class Outcomes:
 
     # What waits.
 
+    def received(self, object_id: int, generation: int) -> IntervalSet:
+        """The ordinals of an object that are stored in that generation."""
+        found = self._db.execute(
+            "SELECT ordinal FROM outcomes WHERE object = ? AND generation = ?", (object_id, generation)
+        )
+        return IntervalSet.from_ordinals(n for (n,) in found)
+
     def keys(self) -> list[RecordKey]:
         """The keys of all stored outcomes, in order of receipt."""
         found = self._db.execute(

@@ -9,13 +9,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from mira_stream.control.known import PendingObject
+from mira_stream.control.known import Holding, PendingObject
 from mira_stream.control.sealing import RollLimits
 from mira_stream.core.errors import Refusal
 from mira_stream.core.failpoint import Failpoint, inert
 from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.segment import Plan, PublishedKey, Received, Trailer
 from mira_stream.core.sight import FileSight, SeenObject
+from mira_stream.ledger.files import Files
 from mira_stream.ledger.folder import make_folder
 from mira_stream.ledger.lock import FileLock, refuse_network_disk
 from mira_stream.ledger.objects import Objects, OnOverwrite
@@ -183,6 +184,10 @@ class SqliteLedger:
         """Whether that row is in the published ranges."""
         return await self._write(lambda: self._is_published(key))
 
+    async def holding(self, version: ObjectVersion, generation: int) -> Holding:
+        """What is published, and received, of an object version in that generation; empty for an unknown one."""
+        return await self._write(lambda: self._holding(version, generation))
+
     async def chains(self) -> dict[str, int]:
         """For each partition the next seq."""
         return await self._write(self._tables.partitions.chains)
@@ -212,6 +217,14 @@ class SqliteLedger:
     def _is_published(self, key: RecordKey) -> bool:
         object_id = self._tables.objects.find(key.version)
         return object_id is not None and self._tables.spans.holds(object_id, key.generation, key.ordinal)
+
+    def _holding(self, version: ObjectVersion, generation: int) -> Holding:
+        tables = self._tables
+        object_id = tables.objects.find(version)
+        if object_id is None:
+            return Holding()
+        received = tables.outcomes.received(object_id, generation)
+        return Holding(tables.spans.load(object_id, generation), received, Files(self._db).prefix(object_id))
 
     # The writer thread.
 

@@ -74,6 +74,11 @@ class Channel(Generic[T]):
         """Bytes of the items inside."""
         return self._bytes
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next item has to wait."""
+        return len(self._items) >= self.items_max or self._bytes >= self.bytes_max
+
     async def put(self, item: T, size: int) -> None:
         """Wait for room, then put; raises Closed."""
         while not (self._closed or self._has_room(size)):

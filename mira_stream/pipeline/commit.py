@@ -24,6 +24,8 @@ from mira_stream.telemetry.meters import Meters
 
 _log = structlog.get_logger(__name__)
 _GROUP_COMMIT_MAX = 256
+_BATCH_MAX = _GROUP_COMMIT_MAX // 2
+"""Outcomes on their way into the ledger, and as many behind them: a crash costs one group commit and what is in flight."""
 _OUTBOX_BYTES_MAX = 64 << 20
 
 
@@ -38,6 +40,10 @@ class CommitSettings(msgspec.Struct, frozen=True, kw_only=True):
     publishers_max: int = 4
     checkpoint_segments: int = 1_000
     checkpoint_seconds: float = 86_400.0
+
+    def is_too_much(self, rows: int, size: int) -> bool:
+        """Whether `rows`, or their `size` in bytes, are more than may wait: then everything is due."""
+        return rows >= self.backlog_rows_max or size >= self.backlog_bytes_max
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -73,9 +79,7 @@ class Committer:
         self._meters = meters
         self._settings = settings
         self._clock = clock
-        self._outbox: Channel[Finished] = Channel(
-            items_max=4 * _GROUP_COMMIT_MAX, bytes_max=_OUTBOX_BYTES_MAX
-        )
+        self._outbox: Channel[Finished] = Channel(items_max=_BATCH_MAX, bytes_max=_OUTBOX_BYTES_MAX)
         self._receiving_bytes = 0
         roll = RollLimits(settings.roll_records, settings.roll_bytes)
         self._fills = Fills(roll, roll_seconds=settings.roll_seconds, clock=clock)
@@ -97,9 +101,8 @@ class Committer:
 
     @property
     def blocked(self) -> bool:
-        """Whether so much waits to be published that nothing more should be dispatched, or ended without asking."""
-        rows, size = self._waiting()
-        return rows >= self._settings.backlog_rows_max or size >= self._settings.backlog_bytes_max
+        """Whether so much waits for ledger or sink that nothing more should be dispatched, or ended without asking."""
+        return self._outbox.is_full or self._is_behind()
 
     def on_unblocked(self, call: Callable[[], None]) -> None:
         """Have `call` called whenever `blocked` may have become false."""
@@ -205,10 +208,12 @@ class Committer:
     async def _receive_forever(self) -> None:
         while True:
             try:
-                batch = await self._outbox.take(_GROUP_COMMIT_MAX)
+                batch = await self._outbox.take(_BATCH_MAX)
             except Closed:
                 return
             self._receiving_bytes = sum(len(finished.received.encoded) for finished in batch)
+            if len(batch) == _BATCH_MAX or self._receiving_bytes >= _OUTBOX_BYTES_MAX:
+                self._tell_unblocked()  # it was full
             began = self._clock()
             stored = await self._ledger.receive([finished.received for finished in batch])
             self._meters.observe(metrics.LEDGER_RECEIVE_SECONDS, self._clock() - began)
@@ -224,7 +229,7 @@ class Committer:
             self._account.move(Stage.RECEIVING, Stage.RECEIVED)
             labels = (self._meters.source(finished.source), received.outcome.value)
             self._meters.add(metrics.RECORDS_RECEIVED, 1, labels)
-            if self._fills.add(received.partition, len(received.encoded)) or self.blocked:
+            if self._fills.add(received.partition, len(received.encoded)) or self._is_behind():
                 self._roll.set()
         else:
             end = self.under_way.adopted(received.key) or (received.outcome, received.reason)
@@ -237,7 +242,7 @@ class Committer:
         while True:
             self._roll.clear()
             free = self._settings.publishers_max - len(self._publishing)
-            for partition in self._fills.due(free, busy=self._not_now(), everything=self.blocked):
+            for partition in self._fills.due(free, busy=self._not_now(), everything=self._is_behind()):
                 self._publishing.add(partition)
                 group.create_task(self._publish_due(partition), name=f"publish {partition}")
             try:
@@ -339,6 +344,9 @@ class Committer:
         self._room.set()
         for call in self._unblocked:
             call()
+
+    def _is_behind(self) -> bool:
+        return self._settings.is_too_much(*self._waiting())
 
     def _waiting(self) -> tuple[int, int]:
         """Rows and bytes in the outbox, on their way into the ledger, and in it."""

@@ -182,7 +182,7 @@ class Reader:
     async def _read_object(self, pending: PendingObject, done: Callable[[], None]) -> None:
         version = pending.seen.version
         try:
-            reading = ObjectReading(pending, self._source, self._ledger, self._emit, self._meters)
+            reading = ObjectReading(pending, self._source, self._ledger, self.emit, self._meters)
             if not await reading.run(once=self._settings.once):
                 self.postponed += 1
         except Closed:
@@ -192,7 +192,8 @@ class Reader:
             self._open.discard(version.uri)
             done()
 
-    async def _emit(self, record: RawRecord) -> None:
+    async def emit(self, record: RawRecord) -> None:
+        """Hand it on as soon as there is a place, unless a rival has published it; its object must be in use."""
         if self._committer.under_way.adopted(record.key):
             return
         await self._route(record.source).put(record, len(record.raw) + 1)

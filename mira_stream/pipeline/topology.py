@@ -12,6 +12,7 @@ from mira_stream.pipeline.prepare import Preparer
 from mira_stream.pipeline.raw import RawChannel
 from mira_stream.pipeline.read import Discovery, Reader
 from mira_stream.pipeline.recovery import recover
+from mira_stream.pipeline.replays import Replayer
 from mira_stream.pipeline.watch import Watcher
 from mira_stream.ports import Ledger, Sink
 
@@ -24,6 +25,7 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True):
 
     discovery: Discovery
     reader: Reader
+    replayer: Replayer
     channels: Sequence[RawChannel]
     preparer: Preparer
     dispatchers: Mapping[str, Dispatcher]
@@ -65,6 +67,7 @@ class Pipeline:
             for task in watching:
                 task.cancel()
             await self.stages.committer.close()
+        await self.stages.replayer.answer_finished()
 
     async def _look_at_replicas(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -81,6 +84,7 @@ class Pipeline:
                 async with asyncio.TaskGroup() as reading:
                     reading.create_task(self.stages.discovery.run(), name="discover")
                     reading.create_task(self.stages.reader.run(self.stages.discovery), name="read")
+                    reading.create_task(self.stages.replayer.run(), name="replay")
                 for channel in self.stages.channels:
                     await channel.close()
         finally:

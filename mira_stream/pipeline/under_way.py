@@ -53,10 +53,10 @@ class UnderWay:
             del self._records[key.version]
         self.release(key.version)
 
-    def ordinals(self, version: ObjectVersion) -> IntervalSet:
-        """Which records of that version, in generation 0, are under way."""
+    def ordinals(self, version: ObjectVersion, generation: int = 0) -> IntervalSet:
+        """Which records of that version, in that generation, are under way."""
         records = self._records.get(version, ())
-        return IntervalSet.from_ordinals(ordinal for ordinal, generation in records if generation == 0)
+        return IntervalSet.from_ordinals(ordinal for ordinal, of in records if of == generation)
 
     def adopt(self, rows: Sequence[PublishedKey]) -> None:
         """A rival has published these."""

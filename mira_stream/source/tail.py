@@ -87,6 +87,13 @@ class TailSource:
         async for batch in batches:
             yield batch
 
+    def source_of(self, uri: str) -> str | None:
+        """The source of the object at `uri`, which need not exist; None if none of this store's objects can be there."""
+        key = uri.removeprefix(f"{self._store.uri}/")
+        if key == uri or {"", ".", ".."} & set(key.split("/")) or self._filter.refuses(key):
+            return None
+        return self._naming.of_key(key)
+
     def close(self) -> None:
         """End the threads of its own executor; idempotent."""
         if self._owned is not None:

@@ -57,6 +57,7 @@ def _histogram(name: str, help: str, buckets: tuple[float, ...], *labels: str) -
 RECORDS_READ = _counter("records_read", "Records that entered the pipeline, recovered ones included.")
 RECORDS_ENDED = _counter("records_ended", "Records whose outcome is published.", "outcome", "reason")
 RECORDS_IN_PIPELINE = _gauge("records_in_pipeline", "Records between reading and publishing.", "stage")
+RECORDS_REPLAYED = _counter("records_replayed", "Records read again because a replay asked for them.")
 RECORDS_RECEIVED = _counter("records_received", "Outcomes made durable in the ledger.", "source", "outcome")
 
 SOURCE_OBJECTS_DISCOVERED = _counter("source_objects_discovered", "Object versions seen for the first time.")
@@ -73,6 +74,8 @@ SOURCE_LISTED_TIMESTAMP_SECONDS = _gauge(
     "source_listed_timestamp_seconds", "When the last listing ended, seconds since the epoch."
 )
 SOURCE_RETRIES = _counter("source_retries", "Listings and reads tried again after trouble of the store.")
+
+SOURCE_REPLAY_REQUESTS = _gauge("source_replay_requests", "Requests for replays that are not answered yet.")
 
 PREPARE_CHANNEL_RECORDS = _gauge("prepare_channel_records", "Records waiting to be prepared.", "group")
 PREPARE_CHANNEL_RECORDS_LIMIT = _gauge("prepare_channel_records_limit", "Bound of that channel.", "group")

@@ -50,13 +50,17 @@ class Tally:
         self.starts = 0
         self.cold_starts = 0
         self.ended_by_themselves = 0
+        self.terminated_early = 0
+        self.killed_before_listening = 0
         self.replica_kills = 0
         self.fruitless_longest = 0
         self.left_alone = 0
         self.progress_seconds_max = 0.0
         self.rows = 0
+        self.doubled = 0
         self.segments = 0
         self.objects = 0
+        self.lines = 0
         self.ends: Counter[str] = Counter()
         self.requests = 0
         self.lost: list[Lost] = []
@@ -66,6 +70,8 @@ class Tally:
         self.rows += scene.oracle.rows
         self.segments += scene.oracle.segments
         self.objects += len(scene.lake.lines)
+        self.lines += scene.lake.total
+        self.doubled += scene.oracle.doubled
         self.ends += scene.oracle.ends
 
 
@@ -88,7 +94,7 @@ class CrashRound:
             self._top_up()
             plan = self._draw()
             is_patient = self._fruitless >= FRUITLESS_MAX
-            killed += self._live(plan._replace(once=False, failpoint="") if is_patient else plan)
+            killed += self._live(_left_alone(plan) if is_patient else plan)
         self._live_to_the_end()
         self._count_replays()
         self._tally.add_scene(self._scene)
@@ -128,20 +134,24 @@ class CrashRound:
         tally.cold_starts += plan.cold
         clock = Stopwatch()
         code = self._act(daemon, plan, clock)
+        progressed = False
         if code is None and self._fruitless >= FRUITLESS_MAX:
             code = self._until_progress(daemon, clock)
+            progressed = True
         by_us = code is None
         if code is None:
             code = end(daemon.process)
+            tally.killed_before_listening += daemon.address() is None
         self._ends.append(_now())
         scene.note(code=code, by_us=by_us, seconds=round(clock.seconds, 3), rows=scene.oracle.rows)
         self._judge(daemon, plan, code, by_us=by_us)
-        if code == 0 and plan.drained_after is None:
-            scene.oracle.look()
+        is_done = code == 0 and plan.drained_after is None
+        published = scene.oracle.look()
+        if is_done:
             scene.oracle.expect(sizes, "after a run --once that ended well")
-        self._fruitless = 0 if scene.oracle.look() or code == 0 else self._fruitless + 1
+        self._fruitless = 0 if published or is_done or progressed else self._fruitless + 1
         tally.fruitless_longest = max(tally.fruitless_longest, self._fruitless)
-        return code != 0
+        return code == -signal.SIGKILL
 
     def _act(self, daemon: Daemon, plan: Plan, clock: Stopwatch) -> int | None:
         """What happens while it lives, up to the moment of its death; its exit code if it ended before."""
@@ -171,7 +181,6 @@ class CrashRound:
                 return code
             if clock.seconds > PROGRESS_SECONDS_MAX:
                 raise Violation(f"no progress in {PROGRESS_SECONDS_MAX:g} s ({daemon.log}): {daemon.tail()}")
-        self._fruitless = 0
         self._tally.progress_seconds_max = max(self._tally.progress_seconds_max, clock.seconds)
         return None
 
@@ -181,7 +190,7 @@ class CrashRound:
         elif code == 0 and (plan.once or plan.drained_after is not None):
             self._tally.ended_by_themselves += 1
         elif code == -signal.SIGTERM and plan.drained_after is not None:
-            self._tally.kills["sigterm before it was ready"] += 1
+            self._tally.terminated_early += 1
         else:
             raise Violation(f"a daemon ended with {code} ({daemon.log}): {daemon.tail()}")
 
@@ -196,6 +205,11 @@ class CrashRound:
         check_kept(lost)
         self._tally.requests += len(requests)
         self._tally.lost += lost
+
+
+def _left_alone(plan: Plan) -> Plan:
+    """The same, without anything that could end it before it has published something."""
+    return plan._replace(once=False, failpoint="", drained_after=None)
 
 
 def _now() -> float:

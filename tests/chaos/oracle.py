@@ -29,10 +29,15 @@ class Oracle:
         self._where: dict[tuple[str, int], str] = {}
         self._ids: set[str] = set()
         self.ends: Counter[str] = Counter()
+        self._read = 0
 
     @property
     def rows(self) -> int:
         return len(self._where)
+
+    @property
+    def doubled(self) -> int:
+        return self._read - len(self._ids)
 
     @property
     def segments(self) -> int:
@@ -72,6 +77,7 @@ class Oracle:
             raise Violation(f"{unlucky} of {self.rows} good records were not scored: {dict(self.ends)}")
 
     def _take(self, row: Row, segment: str) -> None:
+        self._read += 1
         uri = row["object"]
         if not uri.startswith(self._lake.shelf.raw_uri):
             raise Violation(f"{segment} has a row of {uri}, which is not of this lake")

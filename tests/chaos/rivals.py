@@ -42,7 +42,9 @@ class RivalTally:
         self.zombies: Counter[str] = Counter()
         self.alarms = 0
         self.strangers_refused = 0
+        self.lines = 0
         self.rows = 0
+        self.doubled = 0
         self.segments = 0
 
 
@@ -68,7 +70,9 @@ class RivalRound:
             self._kill_one()
         self._end_all()
         self._scene.finish(*self._configs)
+        self._tally.lines += self._scene.lake.total
         self._tally.rows += self._scene.oracle.rows
+        self._tally.doubled += self._scene.oracle.doubled
         self._tally.segments += self._scene.oracle.segments
 
     def _start(self, config: Path, failpoint: str = "") -> Daemon:
@@ -106,7 +110,7 @@ class RivalRound:
         self._tally.strangers_refused += 1
 
     def _kill_one(self) -> None:
-        """At a random moment one of them dies; it is started again, unless it died by a signal that we sent late."""
+        """At a random moment one of them dies, some of them while they stand still; it is started again."""
         self._top_up()
         config = self._rng.choice(self._configs)
         daemon = self._daemons[config]

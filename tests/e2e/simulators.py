@@ -35,10 +35,12 @@ class Simulator:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def start(self) -> "Simulator":
-        """Start it, anew if it was ended; it answers when this returns."""
+    def start(self, *arguments: str) -> "Simulator":
+        """Start it, anew if it was ended, with `arguments` instead of its own if given; it answers when this returns."""
         command = ["sim", "--port", str(self._port), "--time-scale", "0", "--set", f"request_log={self.log}"]
-        self._process = self._stack.enter_context(started(*command, *self._arguments, stream="stdout"))
+        self._process = self._stack.enter_context(
+            started(*command, *(arguments or self._arguments), stream="stdout")
+        )
         self.url = line_with(self._process, "stdout", "listening on").split()[-1]
         return self
 

@@ -154,3 +154,27 @@ def test_verify_tells_what_is_pending_and_what_is_wrong(lab: Lab) -> None:
     gone = lab.command("verify", "--ledger")
     assert gone.code == 1
     assert "gap" in gone.stdout
+
+
+def test_verify_of_a_part_and_in_parts(lab: Lab) -> None:
+    """One partition alone; a state that is of something else is refused, and a finished audit leaves none."""
+    with replicas(count=1) as urls:
+        lab.land("more/b.jsonl", conversation("One more."))
+        lab.configure(urls)
+        assert lab.run_once().code == 0
+    part = lab.command("verify", "--strict", "--json", "--partition", "source=more/shard=00")
+    assert part.code == 0, part
+    found: Row = json.loads(part.stdout)
+    assert (found["partitions"], found["rows"], found["source_lines"]) == (1, 1, 1)
+    assert_refused(
+        lab.command("verify", "--partition", "source=none/shard=00"), "no partition", "source=more"
+    )
+    state = lab.folder / "audit.state"
+    assert lab.command("verify", "--strict", "--state", str(state)).code == 0
+    assert not state.exists()
+    state.write_bytes(b"something else")
+    assert_refused(lab.command("verify", "--state", str(state)), "cannot be understood", "remove it")
+    lab.configure([NOWHERE], source={"name_from": "field:origin"})
+    assert_refused(
+        lab.command("verify", "--partition", "source=more/shard=00"), "name their source themselves"
+    )

@@ -1,6 +1,7 @@
 """The same job on an S3 server, source and sink: nothing is lost, and a store that breaks its word is refused."""
 
 import gzip
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import zstandard
 
 from tests.e2e.buckets import Bucket
 from tests.e2e.daemon import running
-from tests.e2e.harness import NOWHERE, Row, conversation, replicas
+from tests.e2e.harness import NOWHERE, Row, cli, conversation, replicas
 from tests.e2e.overwriting import EAGER, assert_overwritten, big
 from tests.e2e.proxy import proxy
 from tests.e2e.simulators import Simulator
@@ -112,3 +113,26 @@ def test_a_store_that_ignores_conditions(
     assert check.code == 1, check
     assert re.search(rf"^failed +stores: .*{words[0]}", check.stdout, re.MULTILINE), check.stdout
     assert bucket.rows() == []
+
+
+def test_dead_letters_of_a_bucket_are_replayed(bucket: Bucket) -> None:
+    """Each under `If-Match`: those of an object that was overwritten, or is gone, are refused; the others end anew."""
+    for name in ("keeps", "changes", "goes"):
+        bucket.land(f"{name}/a.jsonl", records(name, 2))
+    known = ({"sources": ["nothing"]},)
+    with replicas(count=1) as urls:
+        bucket.configure_s3(urls, pools=known)
+        assert ends(bucket.scored()) == {"no_pool": 6}
+        bucket.configure_s3(urls)
+        bucket.land("changes/a.jsonl", records("changed", 3))
+        bucket.s3.client.delete_object(Bucket=bucket.name, Key="raw/goes/a.jsonl")
+        asked = cli("dead-letters", "replay", "--all", "--json", "--config", str(bucket.config))
+        assert asked.code == 1, asked
+        found: Row = json.loads(asked.stdout)
+        assert (found["records"], found["refused"]) == (2, {"gone": 2, "overwritten": 2})
+        assert bucket.run_once().code == 0
+        assert bucket.run_once().code == 0
+    rows = bucket.rows()
+    assert ends([row for row in rows if row["generation"] == 1]) == {"scored": 2}
+    assert Counter(row["record_id"] for row in rows).most_common()[2][1] == 1
+    assert bucket.audit()["replayed_rows"] == 2

@@ -26,6 +26,7 @@ from mira_stream.daemon.pools import known_sources, plan_pools
 from mira_stream.pipeline.account import Stage
 from mira_stream.pipeline.topology import Pipeline
 from mira_stream.sink.format import segment_key
+from mira_stream.sink.replays import ReplayFolder
 from mira_stream.sink.retry import Patience
 from mira_stream.sink.segments import SegmentSink
 from mira_stream.telemetry.meters import Meters
@@ -112,8 +113,10 @@ async def _house(
         sink = SegmentSink(store, settings=SINK_SETTINGS, patience=Patience(SINK_SETTINGS), executor=workers)
         adapters = Adapters(
             source=source,
+            source_of=lambda uri: uri.split("/")[-2],
             ledger=ledger,
             sink=sink,
+            replays=ReplayFolder(store, patience=Patience(SINK_SETTINGS)),
             replicas={plans[0].group: {replica.name: replica for replica in replicas}},
             workers=workers,
         )

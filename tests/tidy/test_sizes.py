@@ -13,6 +13,8 @@ MANY_PARAMETERS = {
     "cli.py:bench": "typer declares options as parameters",
     "cli.py:plan": "typer declares options as parameters",
     "cli.py:sim": "typer declares options as parameters",
+    "cli_dead_letters.py:list_letters": "typer declares options as parameters",
+    "cli_dead_letters.py:replay": "typer declares options as parameters",
     "ledger/sqlite.py:open": "called by the composition root alone, all by keyword",
 }
 LONG_CLASSES = {

@@ -1,6 +1,7 @@
 """The committer over the real ledger and the real sink: receive, roll, publish, adopt, recover, flush."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,6 +150,40 @@ def test_what_turns_out_to_be_there_already_unblocks_too(tmp_path: Path) -> None
                 await lab.finish(*_rows([1]))
                 await lab.account.until(lambda: lab.account.at(Stage.RECEIVED) == 1)
             assert told[0] == 1
+
+    asyncio.run(story())
+
+
+def test_a_slow_ledger_holds_back_dispatch_before_more_than_a_group_commit_could_be_lost(
+    tmp_path: Path,
+) -> None:
+    """256 outcomes wait for the disk at most, then nothing more is dispatched; what is in flight waits in its stage."""
+    gate = threading.Event()
+
+    def wait(name: str) -> None:
+        inert(name)
+        if name == "receive.before":
+            assert gate.wait(20)
+
+    async def story() -> None:
+        async with laboratory(tmp_path, failpoint=wait) as lab:
+            told: list[bool] = []
+            lab.committer.on_unblocked(lambda: told.append(True))
+            async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+                finishing = [group.create_task(lab.finish(one)) for one in _rows(range(300))]
+                await lab.account.until(lambda: lab.account.at(Stage.RECEIVING) == 128)
+                assert lab.committer.blocked
+                async with committing(lab):
+                    await lab.account.until(lambda: lab.account.at(Stage.RECEIVING) == 256)
+                    await asyncio.sleep(0)
+                    assert lab.committer.blocked
+                    assert (lab.account.at(Stage.RECEIVING), lab.account.at(Stage.PREPARING)) == (256, 44)
+                    told.clear()
+                    gate.set()
+                    await asyncio.wait(finishing)
+                    await lab.account.until(lambda: lab.account.at(Stage.RECEIVED) == 300)
+                    assert told
+                    assert not lab.committer.blocked
 
     asyncio.run(story())
 
