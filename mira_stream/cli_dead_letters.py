@@ -315,9 +315,11 @@ _CAUSES = {
 def _answer_text(answer: object) -> str:
     if not isinstance(answer, dict):
         return "not answered yet: the daemon looks for it every source.list_seconds while it runs"
+    from mira_stream.control.intervals import IntervalSet
+
     refused: Counter[str] = Counter()
     for because, *_, spans in answer["refused"]:
-        refused[because] += sum(stop - start for start, stop in spans)
+        refused[because] += IntervalSet.from_spans(spans).count
     parts = [f"{answer['records']:,} published", *(f"{n:,} {name}" for name, n in sorted(refused.items()))]
     return ", ".join(parts) + (f"; {answer['problem']}" if answer["problem"] else "")
 

@@ -3,33 +3,19 @@
 All methods are cancel points unless they are plain `def`. Errors are those of `core/errors.py`; nothing else leaks.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-import msgspec
-
-from mira_stream.control.known import Chain, Holding, PendingObject
+from mira_stream.control.known import Backlog, Chain, Holding, PendingObject
 from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.replay import ReplayAnswer, ReplayRequest
 from mira_stream.core.request import PromptIds
 from mira_stream.core.segment import Cumulated, Plan, PublishedKey, Received, Trailer
-from mira_stream.core.sight import FileSight, LineBatch, Prefix, SeenObject
+from mira_stream.core.sight import FileSight, LineBatch, Prefix, SeenObject, StoredObject
 from mira_stream.core.usage import Load, Reply, ServedModel
 
 Clock = Callable[[], float]
 """Monotonic seconds."""
-
-
-class StoredObject(msgspec.Struct, frozen=True):
-    """One entry of a listing. `modified` is seconds since the epoch; `etag` is without quotes and `W/`.
-
-    For a local file `etag` is only a change mark (device, inode, mtime, size), never an identity.
-    """
-
-    key: str
-    etag: str
-    size: int
-    modified: float
 
 
 class ObjectStore(Protocol):
@@ -49,6 +35,7 @@ class ObjectStore(Protocol):
         self, key: str, *, start: int = 0, end: int | None = None, etag: str | None = None
     ) -> bytes:
         """The bytes `[start, end)`; past the end is shorter, not an error.
+
         Raises Overwritten if `etag` is given and no longer current, Missing if the object is gone.
         """
 
@@ -57,6 +44,7 @@ class ObjectStore(Protocol):
 
     async def create(self, key: str, data: bytes) -> None:
         """Create-if-absent, atomic and durable on return: readers see all of it or nothing.
+
         Raises AlreadyExists (what is there is durable too), Transient (409, or it may have landed), or Saturated.
         """
 
@@ -74,27 +62,18 @@ class Source(Protocol):
         """One full listing, page by page, in bounded memory; each object once.
 
         `known(uri)` is the `change` mark under which the caller has seen a uri, or None; unchanged objects are left
-        out. A mark with `?` behind it: to be shown even if unchanged. Names that are not objects are ignored and counted.
+        out; one with `UNSETTLED` behind it never is. Names that are not objects are ignored and counted.
         """
 
     def read(
         self, version: ObjectVersion, *, once: bool, prefix: Prefix | None = None
-    ) -> AsyncIterator[LineBatch]:
+    ) -> AsyncGenerator[LineBatch, None]:
         """All lines of that version, in order, from ordinal 0; the last batch carries the end.
+
         Never raises for what the bytes are: damage is an `end.reason`. Raises Transient for I/O trouble, Missing if
         the object is gone. `once` decides about unsettled tails as the design says for `--once`. A local file that no
         longer begins with `prefix` is overwritten; one that was renamed in its folder is read there.
         """
-
-
-class Backlog(msgspec.Struct, frozen=True):
-    """What one partition holds that is durable and not yet published. `oldest` is ledger time (monotonic seconds)."""
-
-    partition: str
-    rows: int
-    bytes: int
-    oldest: float
-    sealed: bool
 
 
 class Checkpoint(Protocol):
@@ -116,8 +95,8 @@ class Ledger(Protocol):
     """The durable write-ahead cache of one daemon. Everything it returns from has been synced to disk."""
 
     def known(self, uri: str) -> str | None:
-        """The `change` mark of the last sight of `uri`, with `?` behind it if it is to be shown again even if unchanged
-        (in memory or a quick read; not a cancel point)."""
+        """The `change` mark of the last sight of `uri`, with `UNSETTLED` behind it if it is to be shown again even if
+        unchanged; None for an unknown one. In memory or a quick read."""
 
     async def begin_listing(self) -> None:
         """A listing of everything begins: what may not have settled is waited for."""
@@ -142,6 +121,7 @@ class Ledger(Protocol):
 
     async def receive(self, received: Sequence[Received]) -> Sequence[bool]:
         """Make outcomes durable in one transaction, in this order (the caller groups: at most 256 or 50 ms).
+
         For each: False if that record is received or published already.
         """
 
@@ -180,6 +160,7 @@ class Sink(Protocol):
 
     async def publish(self, plan: Plan) -> Trailer | None:
         """Steps 3 and 4: create the segment and confirm whose it is; retries until known.
+
         Returns the trailer that stands at (partition, seq): ours if its `plan_id` is the plan's. None: a checkpoint
         covers that place, and what stood there has been removed since; nothing was published.
         """

@@ -1,7 +1,8 @@
 """Asking for replays: which letters can be scored once more, which cannot and why, in requests of bounded size."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
+from contextlib import aclosing
 
 import msgspec
 
@@ -70,14 +71,11 @@ class Presence:
     async def _look(self, version: ObjectVersion) -> Refused | None:
         if self._source_of(version.uri) is None:
             return Refused.GONE
-        batches = self._source.read(version, once=True)
-        try:
-            first = await anext(batches)
-        except Missing:
-            return Refused.GONE
-        finally:
-            if isinstance(batches, AsyncGenerator):
-                await batches.aclose()
+        async with aclosing(self._source.read(version, once=True)) as batches:
+            try:
+                first = await anext(batches)
+            except Missing:
+                return Refused.GONE
         overwritten = first.end is not None and first.end.reason is Reason.OVERWRITTEN
         return Refused.OVERWRITTEN if overwritten else None
 

@@ -54,3 +54,13 @@ class Chain(msgspec.Struct, frozen=True):
     def missing(self) -> IntervalSet:
         """The seqs above the checkpoint that should have a segment and have none."""
         return IntervalSet.from_spans([(self.checkpoint + 1, self.end)]).minus(self.held)
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """What one partition holds that is durable and not yet published. `oldest` is ledger time (monotonic seconds)."""
+
+    partition: str
+    rows: int
+    bytes: int
+    oldest: float
+    sealed: bool

@@ -55,8 +55,3 @@ class ReplayAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     records: int
     refused: tuple[RefusedRange, ...] = ()
     problem: str = ""
-
-
-def count(spans: tuple[Span, ...]) -> int:
-    """How many ordinals spans hold."""
-    return sum(stop - start for start, stop in spans)

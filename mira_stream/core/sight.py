@@ -5,6 +5,26 @@ import msgspec
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import Line, ObjectVersion
 
+UNSETTLED = "?"
+"""Stands behind a change mark where the object is to be shown again even if that has not changed."""
+
+
+def change_of(mark: str) -> str:
+    """The change mark itself, whether it has settled or not."""
+    return mark.removesuffix(UNSETTLED)
+
+
+class StoredObject(msgspec.Struct, frozen=True):
+    """One entry of a listing. `modified` is seconds since the epoch; `etag` is without quotes and `W/`.
+
+    For a local file `etag` is only a change mark (device, inode, mtime, size), never an identity.
+    """
+
+    key: str
+    etag: str
+    size: int
+    modified: float
+
 
 class Beside(msgspec.Struct, frozen=True):
     """A file in the same folder that is no object itself: the identity of its first line, and its change mark."""
@@ -66,8 +86,10 @@ class ObjectEnd(msgspec.Struct, frozen=True):
 
 
 class LineBatch(msgspec.Struct, frozen=True):
-    """Some lines in order, at most about 1 MiB of them unless one line is longer; `end` is set on the last batch, and `file` if
-    it is a local one."""
+    """Some lines in order, at most about 1 MiB of them unless one line is longer.
+
+    `end` is set on the last batch, and `file` too if it is of a local one.
+    """
 
     lines: tuple[Line, ...]
     end: ObjectEnd | None = None

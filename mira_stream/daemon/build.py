@@ -138,9 +138,9 @@ def assemble(
         adapters.ledger,
         adapters.sink,
         account=account,
-        meters=meters,
         settings=msgspec.convert(config.sink, CommitSettings, from_attributes=True),
         clock=time.monotonic,
+        wall=time.time,
     )
     rows = RowMaker(shards=config.sink.shards, now=_rfc3339_now, keep_reply=config.record.keep_reply)
     workplace = Workplace(

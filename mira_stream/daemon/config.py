@@ -168,10 +168,8 @@ def parse_config(text: str, name: str) -> Config:
     """`load_config` of a text; `name` is the file's, for messages."""
     try:
         data = tomllib.loads(text)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a TOMLDecodeError is a ValueError; so are numbers too long to read
+    # A TOMLDecodeError is a ValueError; so is a number too long to read.
+    except (ValueError, RecursionError) as error:
         raise Refusal(f"{name} is not TOML: {error}", "look at that line; strings need quotes") from error
     _refuse_unknown_keys(data, Config, name, "")
     try:

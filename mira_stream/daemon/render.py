@@ -1,6 +1,7 @@
 """`mira-stream render`: exactly what would be sent for one record of a local file."""
 
 import time
+from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
@@ -78,13 +79,14 @@ async def _find(source: TailSource, file: Path, ordinal: int) -> Line:
             "an empty file has no records; names that begin with . or _ or end in .tmp are never read",
         )
     lines = 0
-    async for batch in source.read(version, once=True):
-        for line in batch.lines:
-            lines = line.ordinal + 1
-            if line.ordinal == ordinal:
-                return line
-        if batch.end is not None and batch.end.reason is not None:
-            raise Refusal(f"{file} ends badly after {lines} lines: {batch.end.reason}: {batch.end.message}")
+    async with aclosing(source.read(version, once=True)) as batches:
+        async for batch in batches:
+            for line in batch.lines:
+                lines = line.ordinal + 1
+                if line.ordinal == ordinal:
+                    return line
+            if (end := batch.end) is not None and end.reason is not None:
+                raise Refusal(f"{file} ends badly after {lines} lines: {end.reason}: {end.message}")
     raise Refusal(f"{file} has {lines} lines, none with the ordinal {ordinal}", "ordinals count from 0")
 
 

@@ -14,10 +14,11 @@ def make_folder(folder: Path) -> None:
         if parent.stat().st_dev != device:
             return
         with suppress(PermissionError):  # not ours, then
-            _sync(parent)
+            sync_folder(parent)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make durable which names are in `folder`. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

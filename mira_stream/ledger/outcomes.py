@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from mira_stream.control.intervals import IntervalSet
+from mira_stream.control.known import Backlog
 from mira_stream.control.sealing import Stored
 from mira_stream.core.outcome import Outcome, Reason
 from mira_stream.core.record import ObjectVersion, RecordKey
@@ -12,7 +13,6 @@ from mira_stream.core.segment import Received
 from mira_stream.ledger.objects import Objects
 from mira_stream.ledger.partitions import Partitions
 from mira_stream.ledger.spans import PublishedSpans
-from mira_stream.ports import Backlog
 
 _LAST = 2**63 - 1
 

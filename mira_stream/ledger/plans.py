@@ -169,7 +169,7 @@ class Plans:
         dropped: list[Received] = []
         for entry in checkpoint.entries():
             version = ObjectVersion(entry.uri, entry.etag)
-            ordinals = IntervalSet(entry.spans)
+            ordinals = IntervalSet.from_spans(entry.spans)
             if has_rows and ordinals:
                 object_id = self._objects.id_of(version)
                 dropped += self._outcomes.take_published(object_id, entry.generation, ordinals)

@@ -9,13 +9,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from mira_stream.control.known import Holding, PendingObject
+from mira_stream.control.known import Backlog, Holding, PendingObject
 from mira_stream.control.sealing import RollLimits
 from mira_stream.core.errors import Refusal
 from mira_stream.core.failpoint import Failpoint, inert
 from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.segment import Plan, PublishedKey, Received, Trailer
-from mira_stream.core.sight import FileSight, SeenObject
+from mira_stream.core.sight import UNSETTLED, FileSight, SeenObject
 from mira_stream.ledger.files import Files
 from mira_stream.ledger.folder import make_folder
 from mira_stream.ledger.lock import FileLock, refuse_network_disk
@@ -28,7 +28,7 @@ from mira_stream.ledger.settings import LedgerSettings
 from mira_stream.ledger.spans import PublishedSpans
 from mira_stream.ledger.sums import PageSums, page_sums
 from mira_stream.ledger.trouble import operating_errors
-from mira_stream.ports import Backlog, Checkpoint, Clock
+from mira_stream.ports import Checkpoint, Clock
 
 _GROUP_COMMIT_MAX = 256
 _T = TypeVar("_T")
@@ -108,9 +108,9 @@ class SqliteLedger:
         """The `change` mark of the last sight of `uri`, with `?` behind it if it is wanted again even if unchanged."""
         with operating_errors(self._path):
             found = self._reader.execute(
-                "SELECT change || iif(state = ? OR EXISTS (SELECT 1 FROM files WHERE object = id AND hot), '?', '')"
+                "SELECT change || iif(state = ? OR EXISTS (SELECT 1 FROM files WHERE object = id AND hot), ?, '')"
                 " FROM objects WHERE uri = ? AND current",
-                (State.POSTPONED.value, uri),
+                (State.POSTPONED.value, UNSETTLED, uri),
             ).fetchone()
         return None if found is None else found[0]
 

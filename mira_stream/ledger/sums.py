@@ -17,6 +17,7 @@ from zlib import crc32
 import msgspec
 
 from mira_stream.core.errors import Refusal
+from mira_stream.ledger.folder import sync_folder
 
 _LOG_BYTES_MAX = 16 << 20
 _READ_BYTES = 4 << 20
@@ -175,11 +176,7 @@ class PageSums:
             file.flush()
             os.fsync(file.fileno())
         part.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._path.parent)
 
 
 @contextmanager

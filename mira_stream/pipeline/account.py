@@ -24,17 +24,17 @@ class Account:
     """
 
     def __init__(self, meters: Meters) -> None:
-        self._meters = meters
+        self.meters = meters
         self._stages = dict.fromkeys(Stage, 0)
         meters.refresh_with(self._refresh)
 
     @property
     def read(self) -> int:
-        return int(self._meters.value(metrics.RECORDS_READ))
+        return int(self.meters.value(metrics.RECORDS_READ))
 
     @property
     def ended(self) -> int:
-        return int(self._meters.sum(metrics.RECORDS_ENDED))
+        return int(self.meters.sum(metrics.RECORDS_ENDED))
 
     def at(self, stage: Stage) -> int:
         """How many records are in that stage now."""
@@ -52,13 +52,13 @@ class Account:
     def outcomes(self) -> dict[Outcome, int]:
         """How many records ended how."""
         counts = dict.fromkeys(Outcome, 0)
-        for (outcome, _), value in self._meters.values.get(metrics.RECORDS_ENDED, {}).items():
+        for (outcome, _), value in self.meters.values.get(metrics.RECORDS_ENDED, {}).items():
             counts[Outcome(outcome)] += int(value)
         return counts
 
     def enter(self, stage: Stage, records: int = 1) -> None:
         """Records were read (or recovered from the ledger) and are in `stage` now."""
-        self._meters.add(metrics.RECORDS_READ, records)
+        self.meters.add(metrics.RECORDS_READ, records)
         self._change(stage, records)
 
     def move(self, origin: Stage, target: Stage) -> None:
@@ -70,7 +70,7 @@ class Account:
         """One record's outcome is published: by us, or by the rival whose segment was adopted."""
         self._change(stage, -1)
         labels = (outcome.value, reason.value if reason else "none")
-        self._meters.add(metrics.RECORDS_ENDED, 1, labels)
+        self.meters.add(metrics.RECORDS_ENDED, 1, labels)
 
     def _change(self, stage: Stage, records: int) -> None:
         count = self._stages[stage] + records
@@ -79,4 +79,4 @@ class Account:
 
     def _refresh(self) -> None:
         for stage, count in self._stages.items():
-            self._meters.set(metrics.RECORDS_IN_PIPELINE, count, (stage.value,))
+            self.meters.set(metrics.RECORDS_IN_PIPELINE, count, (stage.value,))

@@ -1,12 +1,13 @@
 """From outcomes to published segments: receive, seal, publish, confirm, advance; and what a rival published."""
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import structlog
 
+from mira_stream.control.coverage import Coverage
+from mira_stream.control.intervals import IntervalSet
 from mira_stream.control.sealing import RollLimits
 from mira_stream.core.errors import Corrupt, Missing
 from mira_stream.core.outcome import Reason
@@ -20,7 +21,6 @@ from mira_stream.pipeline.fills import Fills
 from mira_stream.pipeline.under_way import UnderWay
 from mira_stream.ports import Checkpoint, Clock, Ledger, Sink
 from mira_stream.telemetry import registry as metrics
-from mira_stream.telemetry.meters import Meters
 
 _log = structlog.get_logger(__name__)
 _GROUP_COMMIT_MAX = 256
@@ -67,16 +67,16 @@ class Committer:
         sink: Sink,
         *,
         account: Account,
-        meters: Meters,
         settings: CommitSettings,
         clock: Clock,
+        wall: Clock,
     ) -> None:
         self.under_way = UnderWay()
-        self.stopped: dict[str, str] = {}
+        self.stopped: Mapping[str, str] = {}
         self._ledger = ledger
         self._sink = sink
         self._account = account
-        self._meters = meters
+        self._meters = account.meters
         self._settings = settings
         self._clock = clock
         self._outbox: Channel[Finished] = Channel(items_max=_BATCH_MAX, bytes_max=_OUTBOX_BYTES_MAX)
@@ -89,13 +89,12 @@ class Committer:
         self._unblocked: list[Callable[[], None]] = []
         self.checkpoints = Checkpoints(
             sink,
-            segments=settings.checkpoint_segments,
-            seconds=settings.checkpoint_seconds,
-            wall=time.time,
-            meters=meters,
+            Coverage(segments_max=settings.checkpoint_segments, seconds_max=settings.checkpoint_seconds),
+            wall=wall,
+            meters=self._meters,
             on_broken=self.stop,
         )
-        meters.refresh_with(self._refresh)
+        self._meters.refresh_with(self._refresh)
 
     # What the other stages ask.
 
@@ -131,7 +130,8 @@ class Committer:
         """
         if partition in self.stopped:
             return
-        self.stopped[partition] = problem
+        # A new one each time: the thread of the ledger asks `is_stopped` too.
+        self.stopped = {**self.stopped, partition: problem}
         self.checkpoints.forget(partition)
         self._meters.set(metrics.SINK_PARTITIONS_STOPPED, len(self.stopped))
         _log.error(
@@ -142,8 +142,8 @@ class Committer:
         )
 
     def is_stopped(self, source: str) -> bool:
-        """Whether a partition of that source is stopped."""
-        return bool(self.stopped) and any(one.startswith(source_prefix(source)) for one in self.stopped)
+        """Whether a partition of that source is stopped; may be asked in any thread."""
+        return any(one.startswith(source_prefix(source)) for one in self.stopped)
 
     # Recovery: before anything is read.
 
@@ -363,13 +363,12 @@ class Committer:
 
 def _refuse_unless_held(trailer: Trailer, rows: Sequence[PublishedKey]) -> None:
     """Raise Corrupt if a trailer claims ordinals of which the segment has no row."""
-    held: dict[tuple[ObjectVersion, int], set[int]] = {}
+    held: dict[tuple[ObjectVersion, int], list[int]] = {}
     for row in rows:
-        held.setdefault((row.version, row.generation), set()).add(row.ordinal)
+        held.setdefault((row.version, row.generation), []).append(row.ordinal)
     for claimed in trailer.ranges:
-        has = held.get((ObjectVersion(claimed.uri, claimed.etag), claimed.generation), set())
-        count = sum(stop - start for start, stop in claimed.spans)
-        if count > len(has) or any(n not in has for start, stop in claimed.spans for n in range(start, stop)):
+        has = held.get((ObjectVersion(claimed.uri, claimed.etag), claimed.generation), ())
+        if IntervalSet.from_spans(claimed.spans).minus(IntervalSet.from_ordinals(has)):
             raise Corrupt(
                 Reason.CORRUPT,
                 f"segment {trailer.seq} of {trailer.partition}, which somebody else published, claims rows of "

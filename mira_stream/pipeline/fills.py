@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterable, Iterator
 
+from mira_stream.control.known import Backlog
 from mira_stream.control.sealing import RollLimits
-from mira_stream.ports import Backlog, Clock
+from mira_stream.ports import Clock
 
 
 class _Fill:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 
 import msgspec
 import structlog
@@ -289,12 +290,15 @@ class ObjectReading:
                 delay = min(2 * delay, _RETRY_SECONDS_MAX)
 
     async def _read_lines(self, *, once: bool) -> ObjectEnd:
-        async for batch in self._source.read(self._version, once=once, prefix=self._pending.prefix):
-            for line in batch.lines:
-                await self._take(line)
-            if batch.end is not None:
-                self._sight = batch.file
-                return batch.end
+        async with aclosing(
+            self._source.read(self._version, once=once, prefix=self._pending.prefix)
+        ) as batches:
+            async for batch in batches:
+                for line in batch.lines:
+                    await self._take(line)
+                if batch.end is not None:
+                    self._sight = batch.file
+                    return batch.end
         raise AssertionError(f"{self._version.uri}: the source gave no end")
 
     async def _take(self, line: Line) -> None:

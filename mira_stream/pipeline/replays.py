@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import aclosing
 from typing import NamedTuple
 
 import msgspec
@@ -14,7 +14,7 @@ from mira_stream.control.known import Holding
 from mira_stream.core.errors import Corrupt, Missing, Saturated, Transient
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import ObjectVersion, RecordKey
-from mira_stream.core.replay import Refused, RefusedRange, ReplayAnswer, count
+from mira_stream.core.replay import Refused, RefusedRange, ReplayAnswer
 from mira_stream.core.segment import ObjectRange
 from mira_stream.core.sight import LineBatch
 from mira_stream.pipeline.channel import Closed
@@ -56,7 +56,7 @@ class _Asked:
     def __init__(self, asked: ObjectRange) -> None:
         self.version = ObjectVersion(asked.uri, asked.etag)
         self.generation = asked.generation
-        self.wanted = IntervalSet(asked.spans)
+        self.wanted = IntervalSet.from_spans(asked.spans)
         self.refused: dict[Refused, IntervalSet] = {}
 
     @property
@@ -147,7 +147,7 @@ class Replayer:
             await self._requests.answer(name, ReplayAnswer(records=0, problem=str(error)))
             return
         self._open[name] = [_Asked(one) for one in request.ranges]
-        records = sum(count(one.spans) for one in request.ranges)
+        records = sum(IntervalSet.from_spans(one.spans).count for one in request.ranges)
         waiting = sum(one.wanted.count for one in self._open[name] if not self._is_scorable(one))
         _log.info("replay requested", request=name, records=records, waiting_for_a_pool=waiting)
 
@@ -168,7 +168,7 @@ class Replayer:
         records = sum(asked.open.count for asked in ranges)
         await self._requests.answer(name, ReplayAnswer(records=records, refused=refused))
         del self._open[name]
-        told = {one.because.value: count(one.spans) for one in refused}
+        told = {one.because.value: IntervalSet.from_spans(one.spans).count for one in refused}
         _log.info("replay answered", request=name, records=records, **told)
 
     # Reading.
@@ -249,8 +249,8 @@ class _Reading:
 
     async def run(self) -> None:
         """Hand on those lines; refuse what the object does not have. Raises Missing, Transient or Saturated."""
-        batches = self._source.read(self._asked.version, once=True, prefix=self._found.holding.prefix)
-        async with _closing(batches):
+        reading = self._source.read(self._asked.version, once=True, prefix=self._found.holding.prefix)
+        async with aclosing(reading) as batches:
             async for batch in batches:
                 await self._take(batch)
                 if self._next >= self._found.ordinals.end:
@@ -267,13 +267,3 @@ class _Reading:
                 await self._emit(RawRecord(key, self._found.source, line.raw, reason))
                 self.records += 1
             self._next = line.ordinal + 1
-
-
-@asynccontextmanager
-async def _closing(batches: AsyncIterator[LineBatch]) -> AsyncGenerator[None, None]:
-    """Let go of the object at once, however far it was read."""
-    try:
-        yield
-    finally:
-        if isinstance(batches, AsyncGenerator):
-            await batches.aclose()

@@ -6,7 +6,6 @@ alone, so that whoever writes it writes the same, and it is read and written wit
 
 import re
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import TypeVar
 
 import msgspec
@@ -16,7 +15,7 @@ from mira_stream.control.intervals import IntervalSet
 from mira_stream.core.errors import Corrupt
 from mira_stream.core.outcome import Reason
 from mira_stream.core.segment import Cumulated, Trailer
-from mira_stream.sink.format import RESERVED, RowDecoder
+from mira_stream.sink.format import RESERVED, RowDecoder, is_count, spans_are_sound
 
 T = TypeVar("T")
 CHECKPOINT_VERSION = 1
@@ -77,7 +76,8 @@ class CheckpointFile:
         self._data = data
         self._where = where
         self.head = self._told(next(self._lines(), b""), _decode_head)
-        if self.head.version != CHECKPOINT_VERSION or len(self.head.plans) != self.seq - self.head.after:
+        is_known = self.head.version == CHECKPOINT_VERSION and is_count(self.seq)
+        if not is_known or len(self.head.plans) != self.seq - self.head.after:
             raise self._corrupt("its first line makes no sense, or is of a newer mira-stream")
 
     @property
@@ -126,7 +126,7 @@ class CheckpointFile:
     def _told(self, line: bytes, decode: Callable[[bytes], T]) -> T:
         try:
             return decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._corrupt(f"a line cannot be decoded: {error}") from error
 
     def _corrupt(self, what: str) -> Corrupt:
@@ -223,6 +223,6 @@ def _place(entry: Cumulated) -> _Place:
 
 def _is_sound(entry: Cumulated) -> bool:
     """Whether it can be taken over: it may have been edited."""
-    told = bool(entry.spans) if entry.lines is None else entry.lines >= 0 and entry.generation == 0
-    rising = all(0 <= start < end for start, end in entry.spans)
-    return told and rising and entry.generation >= 0 and all(a[1] < b[0] for a, b in pairwise(entry.spans))
+    if not is_count(entry.generation) or (entry.spans and not spans_are_sound(entry.spans)):
+        return False
+    return bool(entry.spans) if entry.lines is None else is_count(entry.lines) and entry.generation == 0

@@ -7,7 +7,7 @@ zstd skips all of it and a reader of trailers finds it from the end of the file.
 import re
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -18,7 +18,7 @@ from mira_stream.core.outcome import Outcome, Reason
 from mira_stream.core.partition import segment_name
 from mira_stream.core.record import ObjectVersion
 from mira_stream.core.row import with_segment
-from mira_stream.core.segment import ObjectRange, Plan, PublishedKey, Trailer
+from mira_stream.core.segment import Plan, PublishedKey, Span, Trailer
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -125,23 +125,25 @@ def read_trailer(tail: bytes) -> Trailer:
 
 def _check(trailer: Trailer) -> None:
     """Refuse what would poison somebody's progress: a rival may have written it."""
-    if not all(map(_is_count, (trailer.seq, *(lines.count for lines in trailer.lines)))):
+    if not all(map(is_count, (trailer.seq, *(lines.count for lines in trailer.lines)))):
         raise _corrupt("the trailer has a negative count, or one that cannot be")
     seen: set[tuple[str, str, int]] = set()
     for held in trailer.ranges:
         key = (held.uri, held.etag, held.generation)
-        if key in seen or not _is_count(held.generation) or not _spans_are_sound(held):
+        if key in seen or not is_count(held.generation) or not spans_are_sound(held.spans):
             raise _corrupt(f"the trailer's range of {held.uri} makes no sense")
         seen.add(key)
 
 
-def _is_count(number: int) -> bool:
+def is_count(number: int) -> bool:
+    """Whether a number that was read may be a count, an ordinal or a generation."""
     return 0 <= number <= _COUNT_MAX
 
 
-def _spans_are_sound(held: ObjectRange) -> bool:
-    rising = all(0 <= start < end <= _COUNT_MAX for start, end in held.spans)
-    return bool(held.spans) and rising and all(a[1] <= b[0] for a, b in pairwise(held.spans))
+def spans_are_sound(spans: Sequence[Span]) -> bool:
+    """Whether they hold something, rise, and do not overlap."""
+    rising = all(0 <= start < end <= _COUNT_MAX for start, end in spans)
+    return bool(spans) and rising and all(a[1] <= b[0] for a, b in pairwise(spans))
 
 
 class RowDecoder:
@@ -201,7 +203,7 @@ def published_key(line: bytes) -> PublishedKey:
         row = _decode_key(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _corrupt(f"a row cannot be decoded: {error}") from error
-    if not _is_count(row.ordinal) or not _is_count(row.generation):
+    if not is_count(row.ordinal) or not is_count(row.generation):
         raise _corrupt("a row has an ordinal or a generation that cannot be")
     version = ObjectVersion(row.object, row.etag)
     return PublishedKey(version, row.ordinal, row.generation, row.record_id, row.outcome, row.reason)

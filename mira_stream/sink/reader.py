@@ -16,7 +16,8 @@ from mira_stream.core.outcome import Reason
 from mira_stream.core.partition import segment_name
 from mira_stream.core.row import row_digest
 from mira_stream.core.segment import PublishedKey, Trailer, plan_id
-from mira_stream.ports import ObjectStore, StoredObject
+from mira_stream.core.sight import StoredObject
+from mira_stream.ports import ObjectStore
 from mira_stream.sink.checkpoints import (
     CheckpointFile,
     checkpoint_key,

@@ -1,7 +1,6 @@
 """Requests for replays and their answers, as files of the sink's own folder: durable, made once, never changed."""
 
 from hashlib import blake2b
-from itertools import pairwise
 from typing import TypeVar
 
 import msgspec
@@ -11,7 +10,7 @@ from mira_stream.core.outcome import Reason
 from mira_stream.core.replay import REPLAY_VERSION, ReplayAnswer, ReplayRequest
 from mira_stream.core.segment import ObjectRange
 from mira_stream.ports import ObjectStore
-from mira_stream.sink.format import RESERVED
+from mira_stream.sink.format import RESERVED, is_count, spans_are_sound
 from mira_stream.sink.retry import Patience
 
 T = TypeVar("T", ReplayRequest, ReplayAnswer)
@@ -19,8 +18,6 @@ REPLAYS_PREFIX = f"{RESERVED}replays"
 _REQUEST = ".request.json"
 _ANSWER = ".answer.json"
 _FILE_BYTES_MAX = 64 << 20
-_ORDINAL_MAX = 10**18
-_GENERATION_MAX = 10**9
 
 
 class ReplayFolder:
@@ -114,6 +111,4 @@ def _key(name: str) -> str:
 
 def _is_sound(asked: ObjectRange) -> bool:
     """Whoever may write to the sink may have written it."""
-    rising = all(0 <= start < stop <= _ORDINAL_MAX for start, stop in asked.spans)
-    apart = all(a[1] < b[0] for a, b in pairwise(asked.spans))
-    return bool(asked.spans) and rising and apart and 1 <= asked.generation <= _GENERATION_MAX
+    return spans_are_sound(asked.spans) and is_count(asked.generation) and asked.generation > 0

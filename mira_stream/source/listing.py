@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mira_stream.ports import StoredObject
+from mira_stream.core.sight import StoredObject
 
 PREFIXES_MAX = 256
 

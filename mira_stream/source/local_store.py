@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mira_stream.core.errors import MiraStreamError, Missing, Overwritten
-from mira_stream.ports import StoredObject
+from mira_stream.core.sight import StoredObject
 from mira_stream.source.durable import create_durably, settle
 from mira_stream.source.local_file import LocalFile, operating_errors
 from mira_stream.source.store_settings import OnRefused, ignore_refused

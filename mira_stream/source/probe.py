@@ -1,7 +1,8 @@
 """The start-up probe of a source: a store that ignores If-Match would mix two versions of an object in silence."""
 
 from mira_stream.core.errors import Missing, Overwritten, Refusal
-from mira_stream.ports import ObjectStore, StoredObject
+from mira_stream.core.sight import StoredObject
+from mira_stream.ports import ObjectStore
 
 _WRONG_ETAG = "0" * 32
 _PROBE_BYTES = 64

@@ -9,7 +9,7 @@ import obstore
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from mira_stream.core.errors import Missing, Overwritten, Refusal, Transient, TransientKind
-from mira_stream.ports import StoredObject
+from mira_stream.core.sight import StoredObject
 from mira_stream.source.remote_errors import OBSTORE_ERRORS, brief, is_denied, is_past_the_end, translated
 from mira_stream.source.store_settings import StoreSettings
 

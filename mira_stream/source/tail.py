@@ -1,16 +1,16 @@
 """The live source: discovery by listing, and reading of single objects, over any store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TypeVar
 
 from mira_stream.core.errors import MiraStreamError, Missing, Overwritten
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.record import ObjectVersion
-from mira_stream.core.sight import Beside, LineBatch, ObjectEnd, Prefix, SeenObject
-from mira_stream.ports import ObjectStore, StoredObject
+from mira_stream.core.sight import Beside, LineBatch, ObjectEnd, Prefix, SeenObject, StoredObject, change_of
+from mira_stream.ports import ObjectStore
 from mira_stream.source.listing import ListingPlan
 from mira_stream.source.local_file import LocalFile, is_other_file
 from mira_stream.source.local_store import LocalStore
@@ -76,16 +76,17 @@ class TailSource:
 
     async def read(
         self, version: ObjectVersion, *, once: bool, prefix: Prefix | None = None
-    ) -> AsyncIterator[LineBatch]:
+    ) -> AsyncGenerator[LineBatch, None]:
         """The lines of that version. `once` changes nothing here: an unsettled tail is left unread either way."""
         del once
         key = version.uri.removeprefix(f"{self._store.uri}/")
         if isinstance(self._store, LocalStore):
-            batches = self._read_local(self._store, key, version.etag, prefix)
+            reading = self._read_local(self._store, key, version.etag, prefix)
         else:
-            batches = self._read_remote(key, version.etag)
-        async for batch in batches:
-            yield batch
+            reading = self._read_remote(key, version.etag)
+        async with aclosing(reading) as batches:
+            async for batch in batches:
+                yield batch
 
     def source_of(self, uri: str) -> str | None:
         """The source of the object at `uri`, which need not exist; None if none of this store's objects can be there."""
@@ -120,7 +121,7 @@ class TailSource:
         store = self._store
         if not isinstance(store, LocalStore):
             return {}
-        marks = [(entry, (known(self._uri(entry.key)) or entry.etag).removesuffix("?")) for entry in entries]
+        marks = [(entry, change_of(known(self._uri(entry.key)) or entry.etag)) for entry in entries]
         others = [entry.key for entry, mark in marks if is_other_file(mark, entry.etag)]
         if not others:
             return {}
@@ -168,7 +169,7 @@ class TailSource:
 
     async def _read_local(
         self, store: LocalStore, key: str, etag: str, prefix: Prefix | None
-    ) -> AsyncIterator[LineBatch]:
+    ) -> AsyncGenerator[LineBatch, None]:
         file, is_rotated = await self._run(lambda: self._open(store, key, etag))
         reading = LocalReading(
             file,
@@ -203,7 +204,7 @@ class TailSource:
             if self._filter.refuses(other.key_below(store.root)) == "name":
                 yield other
 
-    async def _read_remote(self, key: str, etag: str) -> AsyncIterator[LineBatch]:
+    async def _read_remote(self, key: str, etag: str) -> AsyncGenerator[LineBatch, None]:
         reading = ObjectReading(self._settings)
         try:
             async for data in self._ranges(key, etag):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 
-from mira_stream.ports import StoredObject
+from mira_stream.core.sight import StoredObject
 from mira_stream.source.durable import TEMP_PREFIX
 from mira_stream.source.local_file import change_mark, operating_errors
 

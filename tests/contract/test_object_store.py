@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mira_stream.core.errors import AlreadyExists, Missing, Overwritten
-from mira_stream.ports import ObjectStore, StoredObject
+from mira_stream.core.sight import StoredObject
+from mira_stream.ports import ObjectStore
 from mira_stream.source.local_store import LocalStore
 from mira_stream.source.store import open_store
 from mira_stream.source.store_settings import StoreSettings

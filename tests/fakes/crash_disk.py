@@ -134,7 +134,8 @@ class CrashDisk:
 
     def _open(self, real: Any, path: Any, flags: int, *args: Any, **more: Any) -> int:
         if not self._is_ours(path) and str(path) != str(self.folder):
-            return real(path, flags, *args, **more)  # type: ignore[no-any-return]
+            other: int = real(path, flags, *args, **more)
+            return other
         creates = bool(flags & os.O_CREAT) and not os.path.lexists(path)
         if creates:
             self._alive()
@@ -146,7 +147,8 @@ class CrashDisk:
 
     def _write(self, real: Any, fd: int, data: Any) -> int:
         if fd not in self._fds:
-            return real(fd, data)  # type: ignore[no-any-return]
+            written: int = real(fd, data)
+            return written
         self._alive()
         count: int = real(fd, data)
         self._record(Event("write", self._fds[fd], data=bytes(data[:count])))

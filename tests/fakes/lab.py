@@ -110,9 +110,9 @@ class Lab:
             ledger,
             self.sink,
             account=self.account,
-            meters=self.meters,
             settings=settings,
             clock=time.monotonic,
+            wall=time.time,
         )
         self.rows = RowMaker(shards=1, now=lambda: "2026-01-01T00:00:00Z", keep_reply=False)
 

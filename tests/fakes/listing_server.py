@@ -14,6 +14,7 @@ from hashlib import blake2b
 from xml.sax.saxutils import escape
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 BUCKET = "lake"
 PREFIX = "raw/"
@@ -57,11 +58,11 @@ class VirtualLake:
         return app
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: object) -> web.StreamResponse:
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self.asked[request.method] = self.asked.get(request.method, 0) + 1
         if self.expired:
             return web.Response(status=403, text=_EXPIRED, content_type="application/xml")
-        return await handler(request)  # type: ignore[operator, no-any-return]
+        return await handler(request)
 
     # Listing.
 

@@ -1,6 +1,6 @@
 """A source in memory: object versions with the number of their lines and how they end."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 from mira_stream.core.errors import MiraStreamError
 from mira_stream.core.record import Line, ObjectVersion
@@ -24,7 +24,7 @@ class MemorySource:
 
     async def read(
         self, version: ObjectVersion, *, once: bool, prefix: Prefix | None = None
-    ) -> AsyncIterator[LineBatch]:
+    ) -> AsyncGenerator[LineBatch, None]:
         self.reads.append(version)
         if self.errors.get(version.uri):
             raise self.errors[version.uri].pop(0)

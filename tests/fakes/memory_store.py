@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from hashlib import blake2b
 
 from mira_stream.core.errors import AlreadyExists, Missing, Overwritten
-from mira_stream.ports import ObjectStore, StoredObject
+from mira_stream.core.sight import StoredObject
+from mira_stream.ports import ObjectStore
 
 
 class MemoryStore:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import msgspec
 
@@ -67,7 +67,7 @@ class ScriptedSource:
 
     async def read(
         self, version: ObjectVersion, *, once: bool, prefix: Prefix | None = None
-    ) -> AsyncIterator[LineBatch]:
+    ) -> AsyncGenerator[LineBatch, None]:
         self.reads.append(version)
         self._news.set()
         readings = self.versions[version]

@@ -50,7 +50,7 @@ async def _process(world: Path, failpoint: Failpoint = inert) -> set[Key]:
         folder = (world / LEDGER).parent
         async with laboratory(
             folder, store=store, failpoint=failpoint, roll_records=4, publishers_max=1
-        ) as lab:  # type: ignore[arg-type]
+        ) as lab:  # type: ignore[arg-type]  # a folder where the others have memory
             # The power of this test fails in the model alone.
             lab.ledger._db.execute("PRAGMA synchronous = OFF")
             await recover(lab.ledger, lab.sink, lab.committer)

@@ -1,6 +1,7 @@
 """A bounded, even sample of a corpus: some of its objects, and of their lines some, all with the same chance."""
 
 from collections.abc import Callable
+from contextlib import aclosing
 from random import Random
 from typing import Generic, TypeVar
 
@@ -122,12 +123,13 @@ async def sample(
 async def _read(source: Source, seen: SeenObject, kept: Reservoir[RawRecord], bytes_max: int) -> Part:
     """Show all lines of an object to `kept`, or those of its first `bytes_max` bytes."""
     read, before, whole = 0, kept.seen, True
-    async for batch in source.read(seen.version, once=True):
-        for line in batch.lines:
-            read += len(line.raw)
-            if line.raw and not line.raw.isspace():
-                kept.add(RawRecord(RecordKey(seen.version, line.ordinal), seen.source, line.raw))
-        if read >= bytes_max and batch.end is None:
-            whole = False
-            break
+    async with aclosing(source.read(seen.version, once=True)) as batches:
+        async for batch in batches:
+            for line in batch.lines:
+                read += len(line.raw)
+                if line.raw and not line.raw.isspace():
+                    kept.add(RawRecord(RecordKey(seen.version, line.ordinal), seen.source, line.raw))
+            if read >= bytes_max and batch.end is None:
+                whole = False
+                break
     return Part(version=seen.version, size=seen.size, read=read, lines=kept.seen - before, whole=whole)

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mira_stream.control.known import Backlog
 from mira_stream.control.sealing import RollLimits
 from mira_stream.pipeline.fills import Fills
-from mira_stream.ports import Backlog
 
 
 class Bench:

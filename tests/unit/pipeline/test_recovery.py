@@ -26,6 +26,19 @@ def _rows(ordinals: Sequence[int], partition: str = PARTITION) -> list[Received]
     return [segments.received(segments.row(A, n), partition) for n in ordinals]
 
 
+def _write_old(folder: Path) -> None:
+    """The ledger of a backup: one segment published, and a plan sealed for the next place."""
+
+    async def run() -> None:
+        async with laboratory(folder, store=MemoryStore()) as lab:
+            await lab.ledger.receive(_rows([0, 1]))
+            await lab.ledger.advance(await lab.ledger.seal(PARTITION))
+            await lab.ledger.receive(_rows([2, 9]))
+            await lab.ledger.seal(PARTITION)
+
+    asyncio.run(run())
+
+
 def _write(folder: Path, store: MemoryStore, *parts: Sequence[int], partition: str = PARTITION) -> None:
     """A process that publishes one segment for each part, and ends."""
 
@@ -78,14 +91,7 @@ def test_a_ledger_behind_the_sink_catches_up(tmp_path: Path) -> None:
     store = MemoryStore()
     _write(tmp_path / "new", store, [0, 1], [2, 3])
 
-    async def old() -> None:
-        async with laboratory(tmp_path / "old", store=MemoryStore()) as lab:
-            await lab.ledger.receive(_rows([0, 1]))
-            await lab.ledger.advance(await lab.ledger.seal(PARTITION))
-            await lab.ledger.receive(_rows([2, 9]))
-            await lab.ledger.seal(PARTITION)
-
-    asyncio.run(old())
+    _write_old(tmp_path / "old")
     assert _recovered(tmp_path / "old", store, again=[3, 4]) == 4
     assert _ordinals(store, tmp_path) == [0, 1, 2, 3, 4, 9]
 
@@ -200,14 +206,7 @@ def test_what_a_checkpoint_covers_may_be_gone(tmp_path: Path, ledger: str) -> No
     store = MemoryStore()
     _write(tmp_path / "new", store, [0, 1], [2, 3], [4, 5])
 
-    async def old() -> None:
-        async with laboratory(tmp_path / "old", store=MemoryStore()) as lab:
-            await lab.ledger.receive(_rows([0, 1]))
-            await lab.ledger.advance(await lab.ledger.seal(PARTITION))
-            await lab.ledger.receive(_rows([2, 9]))
-            await lab.ledger.seal(PARTITION)
-
-    asyncio.run(old())
+    _write_old(tmp_path / "old")
     _checkpoint(tmp_path / "other", store, 1, expired=[0, 1])
     assert _recovered(tmp_path / ledger, store, again=range(8)) >= 8
 

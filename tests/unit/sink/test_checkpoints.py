@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
+import zstandard
 
 from mira_stream.core.errors import Corrupt, Transient, TransientKind
 from mira_stream.core.segment import Cumulated, Plan
@@ -196,6 +197,30 @@ def test_a_damaged_checkpoint_is_said(cut: int) -> None:
                 list((await sink.checkpoint(PARTITION)).entries())
 
     asyncio.run(story())
+
+
+HEAD = b'{"version":1,"partition":"source=a/shard=00","seq":0,"after":-1,"plans":["p"]}'
+DEEP = b"[" * 100_000
+HUGE = b"1" + b"0" * 30
+
+
+@pytest.mark.parametrize(
+    ("head", "entry"),
+    [
+        (DEEP, b""),
+        (HEAD.replace(b'"seq":0', b'"seq":' + HUGE), b""),
+        (HEAD, DEEP),
+        (HEAD, b'["s3://a","e",0,[[0,' + HUGE + b"]],null]"),
+        (HEAD, b'["s3://a","e",' + HUGE + b",[[0,1]],null]"),
+        (HEAD, b'["s3://a","e",0,[[0,1]],' + HUGE + b"]"),
+        (HEAD, b'["s3://a","e",0,[[3,1]],null]'),
+    ],
+)
+def test_a_checkpoint_that_somebody_made_up_is_refused(head: bytes, entry: bytes) -> None:
+    """Whoever may write to the sink may have: what is too deep or too large must not reach the ledger."""
+    data = zstandard.compress(head + b"\n" + entry + b'\n{"entries":1}\n')
+    with pytest.raises(Corrupt, match="restore this checkpoint"):
+        list(CheckpointFile(data, "here").entries())
 
 
 def test_a_copy_under_another_name_is_refused() -> None:

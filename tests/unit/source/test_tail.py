@@ -16,8 +16,8 @@ from mira_stream.core.errors import Missing, Overwritten, Refusal, Transient, Tr
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import ObjectVersion, first_line_etag
-from mira_stream.core.sight import LineBatch, ObjectEnd, Prefix, SeenObject
-from mira_stream.ports import ObjectStore, StoredObject
+from mira_stream.core.sight import LineBatch, ObjectEnd, Prefix, SeenObject, StoredObject
+from mira_stream.ports import ObjectStore
 from mira_stream.source import tail
 from mira_stream.source.local_store import LocalStore
 from mira_stream.source.probe import probe_source
