@@ -1,17 +1,14 @@
 """`python -m bench [name …]`: run the benchmarks, print a table, write bench/results/."""
 
 import json
-import os
-import platform
-import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.macro import end_to_end, loop_stall, memory, million_objects, old_ledger, sick_fleet, soak
 from bench.macro.admission import goodput, learning
 from bench.micro import counting, floor, streaming
 from bench.peers import compare
+from bench.report import about_run, table
 
 RESULTS = Path(__file__).parent / "results"
 PLOTS = RESULTS / "plots"
@@ -41,12 +38,7 @@ def main(names: list[str]) -> None:
     if unknown:
         sys.exit(f"no benchmark {unknown[0]}; there are {', '.join(BENCHMARKS)}")
     chosen = names or [name for name in BENCHMARKS if name not in LONG]
-    about = {
-        "command": " ".join(["python -m bench", *names]),
-        "commit": _commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": f"{_cpu()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",
-    }
+    about = about_run(" ".join(["python -m bench", *names]))
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{about['date']}-{about['commit']}.json"
     for name in chosen:
@@ -56,43 +48,8 @@ def main(names: list[str]) -> None:
         before.pop("about", None)
         every = before | result
         path.write_text(json.dumps({"about": about, **every}, indent=2) + "\n", "utf-8")
-        path.with_suffix(".md").write_text(_table(about, every) + "\n", "utf-8")
-        print(_table(about, result))
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "--", "mira_stream", "bench/macro", "anchors")
-    return git("rev-parse", "--short", "HEAD") + ("-changed" if changed else "")
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown CPU"
-    )
-
-
-def _table(about: dict[str, str], results: dict[str, dict[str, object]]) -> str:
-    lines = [
-        f"# {about['date']}, commit {about['commit']}",
-        "",
-        f"`{about['command']}` on {about['machine']}",
-        "",
-    ]
-    for name, figures in results.items():
-        lines += [f"## {name}", "", "| figure | value |", "|---|---|"]
-        for figure, value in figures.items():
-            shown = "; ".join(map(str, value)) if isinstance(value, list) else value
-            if isinstance(value, dict) and "median" in value:
-                shown = f"{value['median']} [{value['min']}..{value['max']}]"
-            elif isinstance(value, dict):
-                shown = "; ".join(f"{name} {one}" for name, one in value.items())
-            lines.append(f"| {figure} | {shown} |")
-        lines.append("")
-    return "\n".join(lines).rstrip()
+        path.with_suffix(".md").write_text(table(about, every) + "\n", "utf-8")
+        print(table(about, result))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,12 @@
 """What a chaos run found, as figures for `bench/results/`."""
 
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.report import about_run, table
 from tests.chaos.crash import FRUITLESS_MAX, PROGRESS_SECONDS_MAX, Tally
-from tests.chaos.processes import ROOT
 from tests.chaos.replays import GROUP_COMMIT_MAX
 from tests.chaos.rivals import RivalTally
 from tests.chaos.scene import REPLICAS, REQUESTS_MAX
@@ -83,39 +79,8 @@ def _kept(tally: Tally) -> Figures:
 
 def write(folder: Path, command: str, store: str, sections: Mapping[str, Figures]) -> Path:
     """`<date>-<commit>-chaos-<store>.json` and `.md`; the path of the first."""
-    about = {
-        "command": command,
-        "commit": _commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",
-    }
+    about = about_run(command)
     path = folder / f"{about['date']}-{about['commit']}-chaos-{store}.json"
     path.write_text(json.dumps({"about": about, **sections}, indent=2) + "\n", "utf-8")
-    path.with_suffix(".md").write_text(_page(about, sections), "utf-8")
+    path.with_suffix(".md").write_text(table(about, sections) + "\n", "utf-8")
     return path
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + (
-        "-changed" if git("status", "--porcelain", "mira_stream") else ""
-    )
-
-
-def _page(about: Mapping[str, str], sections: Mapping[str, Figures]) -> str:
-    lines = [
-        f"# Chaos, {about['date']}, commit {about['commit']}",
-        "",
-        f"`{about['command']}` on {about['machine']}",
-        "",
-    ]
-    for name, found in sections.items():
-        lines += [f"## {name}", "", "| figure | value |", "|---|---|"]
-        for figure, value in found.items():
-            shown = "; ".join(f"{one} {n}" for one, n in value.items()) if isinstance(value, dict) else value
-            lines.append(f"| {figure} | {shown} |")
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
