@@ -23,7 +23,7 @@ demo: setup ## Score a small live lake on two simulated replicas and audit the r
 	@$(BIN)/mira-stream demo
 
 test: setup lint ## Run all tests that need pip alone
-	@$(BIN)/python -m pytest --ignore tests/system
+	@$(BIN)/python -m pytest --ignore tests/system --numprocesses logical --dist loadfile
 
 build/node/.ready: tests/system/package.json
 	@mkdir -p $(@D)

@@ -106,6 +106,14 @@ class LocalStore:
                 files.append(LocalFile(name))
         return files
 
+    def is_empty(self) -> bool:
+        """Whether nothing at all is there, as while its disk is not mounted; blocking."""
+        try:
+            with os.scandir(self.root) as entries:
+                return next(entries, None) is None
+        except OSError:
+            return True
+
     def _tell(self, refused: Counter[str]) -> None:
         # Collected by the thread that walks, told in the loop: the receiver need not be thread-safe.
         for reason, names in refused.items():

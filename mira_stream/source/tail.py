@@ -1,16 +1,16 @@
 """The live source: discovery by listing, and reading of single objects, over any store."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from typing import TypeVar
 
-from mira_stream.core.errors import MiraStreamError, Missing, Overwritten
+from mira_stream.core.errors import Elsewhere, MiraStreamError, Missing, Overwritten
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.record import ObjectVersion
 from mira_stream.core.sight import Beside, LineBatch, ObjectEnd, Prefix, SeenObject, StoredObject, change_of
-from mira_stream.ports import ObjectStore
+from mira_stream.ports import Known, ObjectStore
 from mira_stream.source.listing import ListingPlan
 from mira_stream.source.local_file import LocalFile, is_other_file
 from mira_stream.source.local_store import LocalStore
@@ -20,7 +20,6 @@ from mira_stream.source.settings import SourceSettings
 from mira_stream.source.store_settings import OnRefused, ignore_refused
 
 T = TypeVar("T")
-Known = Callable[[str], str | None]
 RANGE_BYTES = 8 << 20
 
 
@@ -62,10 +61,15 @@ class TailSource:
         order = "sorted" if self._plan.is_sorted else "unsorted"
         return f"TailSource({self._store.uri}, {order})"
 
-    async def discover(self, *, known: Known) -> AsyncIterator[Sequence[SeenObject]]:
-        """One pass, page by page as the store sends them: a full listing, or between two of them what is newer."""
+    async def discover(
+        self, *, known: Known, newest: Callable[[str], Sequence[str]] = lambda _: ()
+    ) -> AsyncIterator[Sequence[SeenObject]]:
+        """One pass, page by page as the store sends them: a full listing, or between two of them what is newer; what
+        is newer than all that was known at the start comes before the first full listing."""
         now = self._wall_clock()
         full = self._plan.is_full(now)
+        if self._plan.is_first:
+            self._plan.resume(uri.removeprefix(f"{self._store.uri}/") for uri in newest(self._store.uri))
         for prefix, after in self._plan.requests(full=full):
             self._plan.begin()
             async for page in self._store.list(prefix, after):
@@ -80,6 +84,8 @@ class TailSource:
         """The lines of that version. `once` changes nothing here: an unsettled tail is left unread either way."""
         del once
         key = version.uri.removeprefix(f"{self._store.uri}/")
+        if key == version.uri:
+            raise Elsewhere(f"{version.uri} is not below {self._store.uri}")
         if isinstance(self._store, LocalStore):
             reading = self._read_local(self._store, key, version.etag, prefix)
         else:
@@ -102,7 +108,8 @@ class TailSource:
 
     async def _seen(self, page: Sequence[StoredObject], known: Known) -> list[SeenObject]:
         entries = [entry for entry in page if self._is_object(entry)]
-        changed = [entry for entry in entries if known(self._uri(entry.key)) != entry.etag]
+        marks = known([self._uri(entry.key) for entry in entries])
+        changed = [entry for entry in entries if marks.get(self._uri(entry.key)) != entry.etag]
         if isinstance(self._store, LocalStore) and changed:
             store = self._store
             etags: list[str | None] = await self._run(
@@ -113,15 +120,17 @@ class TailSource:
         if unsettled := etags.count(None):
             self._on_ignored("unsettled", unsettled)
         found = [(entry, etag) for entry, etag in zip(changed, etags, strict=True) if etag]
-        beside = await self._beside([entry for entry, _ in found], known)
+        beside = await self._beside([entry for entry, _ in found], marks)
         return [self._seen_object(entry, etag, beside.get(entry.key, ())) for entry, etag in found]
 
-    async def _beside(self, entries: Sequence[StoredObject], known: Known) -> dict[str, tuple[Beside, ...]]:
+    async def _beside(
+        self, entries: Sequence[StoredObject], known: Mapping[str, str]
+    ) -> dict[str, tuple[Beside, ...]]:
         """What is kept beside the files whose name another one had."""
         store = self._store
         if not isinstance(store, LocalStore):
             return {}
-        marks = [(entry, change_of(known(self._uri(entry.key)) or entry.etag)) for entry in entries]
+        marks = [(entry, change_of(known.get(self._uri(entry.key), entry.etag))) for entry in entries]
         others = [entry.key for entry, mark in marks if is_other_file(mark, entry.etag)]
         if not others:
             return {}
@@ -195,6 +204,8 @@ class TailSource:
             if whole_identity(other, self._settings) == etag:
                 return other, True
         if missing is not None:
+            if store.is_empty():
+                raise Elsewhere(f"{store.uri} is empty: is its disk mounted?") from missing
             raise missing
         return file, False
 

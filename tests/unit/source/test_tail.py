@@ -5,7 +5,7 @@ import gc
 import gzip
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -74,7 +74,11 @@ async def discovered(
     source: TailSource, known: Callable[[str], str | None] = lambda _: None
 ) -> dict[str, SeenObject]:
     """One pass, by key; each object once."""
-    found = [seen async for page in source.discover(known=known) for seen in page]
+
+    def marks(uris: Sequence[str]) -> dict[str, str]:
+        return {uri: mark for uri in uris if (mark := known(uri)) is not None}
+
+    found = [seen async for page in source.discover(known=marks) for seen in page]
     assert len({seen.key for seen in found}) == len(found)
     return {seen.key: seen for seen in found}
 
@@ -291,12 +295,13 @@ def test_a_file_that_is_gone_is_missing(lake: Lake) -> None:
     ("data", "reason", "lines"),
     [
         (zstd.compress(b"1\n2\n") + b"junk", Reason.CORRUPT, 2),
-        (zstd.compress(b"1\n") + gzip.compress(b"2\n"), Reason.CORRUPT, 1),
-        (gzip.compress(b"1\n") + gzip.compress(NOISE)[:-1], Reason.TRUNCATED, 301),
+        (zstd.compress(b"1\n") + gzip.compress(b"2\n", mtime=0), Reason.CORRUPT, 1),
+        (gzip.compress(b"1\n", mtime=0) + gzip.compress(NOISE, mtime=0)[:-1], Reason.TRUNCATED, 301),
         (b"1\n" + b"\n" * 100_002, Reason.RATIO, 100_001),
         (b"\x28\xb5\x2f\xfd\x00\xff" + bytes(20), Reason.WINDOW, 0),
         (zstd.compress(b"1\n2") + bytes(100), None, 2),
     ],
+    ids=["junk", "other_codec", "cut", "ratio", "window", "padding"],
 )
 def test_damage_is_an_end_and_keeps_the_lines_before(
     lake: Lake, data: bytes, reason: Reason | None, lines: int
@@ -427,6 +432,29 @@ def test_between_full_listings_only_newer_keys_are_asked_for(lake: Lake) -> None
     asyncio.run(story())
 
 
+def test_what_is_newer_than_all_that_was_known_is_shown_before_a_long_listing(lake: Lake) -> None:
+    """After a restart each source is asked for what is behind its last known key, and then for everything."""
+    bucket = Sorted()
+    for key in ("a/0-late.jsonl", "a/1.jsonl", "a/2.jsonl", "b/1.jsonl", "b/2.jsonl"):
+        bucket.put(key, b"{}\n")
+    source = lake.follow(bucket, full_list_seconds=100)
+    known = {f"{bucket.uri}/{key}" for key in ("a/1.jsonl", "b/1.jsonl")}
+    shown: list[str] = []
+
+    async def story() -> None:
+        def marks(uris: Sequence[str]) -> dict[str, str]:
+            return {uri: uri for uri in uris if uri in known}
+
+        async for page in source.discover(known=marks, newest=lambda _: sorted(known)):
+            shown.extend(seen.key for seen in page)
+            known.update(seen.version.uri for seen in page)
+        assert shown[:2] == ["b/2.jsonl", "a/2.jsonl"]
+        assert "a/0-late.jsonl" in shown
+        assert bucket.asked == [("", "b/1.jsonl"), ("a", "a/1.jsonl"), ("", None)]
+
+    asyncio.run(story())
+
+
 def test_an_unsorted_store_is_always_listed_in_full(lake: Lake) -> None:
     """Without order start-after means nothing: every pass lists everything."""
     bucket = MemoryStore()
@@ -462,7 +490,7 @@ def test_a_million_names_are_listed_in_bounded_memory_and_the_first_page_comes_a
 
     async def story() -> tuple[int, int]:
         total = 0
-        pages = source.discover(known=lambda _: None)
+        pages = source.discover(known=lambda _: {})
         first = await anext(pages)
         assert len(first) == 1000
         tracemalloc.start()
