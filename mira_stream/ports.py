@@ -16,6 +16,8 @@ from mira_stream.core.usage import Load, Reply, ServedModel
 
 Clock = Callable[[], float]
 """Monotonic seconds."""
+Known = Callable[[Sequence[str]], Mapping[str, str]]
+"""The `change` marks of those uris that are known."""
 
 
 class ObjectStore(Protocol):
@@ -58,11 +60,14 @@ class ObjectStore(Protocol):
 class Source(Protocol):
     """A live prefix of objects."""
 
-    def discover(self, *, known: Callable[[str], str | None]) -> AsyncIterator[Sequence[SeenObject]]:
+    def discover(
+        self, *, known: Known, newest: Callable[[str], Sequence[str]] = lambda _: ()
+    ) -> AsyncIterator[Sequence[SeenObject]]:
         """One full listing, page by page, in bounded memory; each object once.
 
-        `known(uri)` is the `change` mark under which the caller has seen a uri, or None; unchanged objects are left
-        out; one with `UNSETTLED` behind it never is. Names that are not objects are ignored and counted.
+        `known` tells of some uris under which `change` mark the caller has seen them; unchanged objects are left out;
+        one with `UNSETTLED` behind its mark never is. `newest` tells the greatest known uris below one: what comes
+        behind these may be shown before everything is. Names that are not objects are ignored and counted.
         """
 
     def read(
@@ -94,9 +99,12 @@ class Checkpoint(Protocol):
 class Ledger(Protocol):
     """The durable write-ahead cache of one daemon. Everything it returns from has been synced to disk."""
 
-    def known(self, uri: str) -> str | None:
-        """The `change` mark of the last sight of `uri`, with `UNSETTLED` behind it if it is to be shown again even if
-        unchanged; None for an unknown one. In memory or a quick read."""
+    def known(self, uris: Sequence[str]) -> Mapping[str, str]:
+        """The `change` mark of the last sight of each uri that is known, with `UNSETTLED` behind it if it is to be
+        shown again even if unchanged. A quick read for a page of them."""
+
+    def newest(self, below: str) -> Sequence[str]:
+        """The greatest known uri of the folder `below`, and of some of the last folders in it. A quick read."""
 
     async def begin_listing(self) -> None:
         """A listing of everything begins: what may not have settled is waited for."""

@@ -6,23 +6,31 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import obstore
+from obstore.store import S3Store
+
 from bench.macro.instant_replica import instant_replica
 from bench.macro.long_run import Observed, helper, observed
 from bench.macro.million_objects import CREDENTIALS, write_config
 from mira_stream.core.segment import ObjectLines, ObjectRange, Trailer
 from mira_stream.sink.format import segment_key, trailer_frame
-from tests.fakes.listing_server import SOURCE, version_of
+from tests.fakes.listing_server import BUCKET, SOURCE, version_of
 
 _PARTITION = f"source={SOURCE}/shard=00"
 _ROWS_OF_SEGMENT = 10_000
 _LOOK_SECONDS = 0.2
-_NEW = "zz/new.jsonl"
+_CASES = {
+    "first_dispatch_of_a_new_object_behind_all_seconds": "zz/new.jsonl",
+    "first_dispatch_of_a_new_object_before_the_last_seconds": f"{SOURCE}/part-{{number:08d}}.new.jsonl",
+    "first_dispatch_of_a_known_object_seconds": f"{SOURCE}/part-{{number:08d}}.new.jsonl",
+}
+"""In that order: the last one finds what the one before has left unread."""
 
 
 def measure(*, records: int = 10_000_000, objects: int = 100_000) -> dict[str, object]:
     """Seconds from the start of the process. Without a ledger: until all chains are rebuilt from the sink's trailers
-    and everything is listed. With it: until the first record is sent, of an object that a listing has to find behind
-    all others, and of one that the ledger knows as unread after a kill."""
+    and everything is listed. With it: until the first record is sent, of an object that is new and the last by its
+    name, of one that only a listing of everything finds, at its end, and of one that the ledger knows as unread after a kill."""
     with ExitStack() as stack:
         lab = _Lab(Path(stack.enter_context(tempfile.TemporaryDirectory())), records, objects)
         lab.replica = stack.enter_context(instant_replica())
@@ -33,8 +41,9 @@ def measure(*, records: int = 10_000_000, objects: int = 100_000) -> dict[str, o
             figures["rebuilt_and_listed_seconds"] = round(daemon.age, 2)
             _end(daemon)
         figures["ledger_mb"] = round(lab.ledger.stat().st_size / 2**20, 1)
-        for case in ("first_dispatch_of_a_new_object_seconds", "first_dispatch_of_a_known_object_seconds"):
-            with lab.daemon(_NEW) as daemon:
+        figures["bare_listing_seconds"] = round(_list_alone(objects), 2)
+        for case, key in _CASES.items():
+            with lab.daemon(key.format(number=objects - 2)) as daemon:
                 figures[case] = round(daemon.until_dispatched(), 2)
                 figures[f"rss_mb after {case}"] = round(daemon.rss_mb())
         return figures
@@ -75,6 +84,25 @@ class _Lab:
             config = write_config(self._root, endpoint, self.replica)
             with observed(config, extra=CREDENTIALS) as daemon:
                 yield daemon
+
+
+def _list_alone(objects: int) -> float:
+    """Seconds in which the client of the store lists them and does nothing else: no daemon finds all of them sooner."""
+    with helper("tests.fakes.listing_server", "--objects", str(objects)) as endpoint:
+        store = S3Store(
+            BUCKET,
+            config={
+                "endpoint": endpoint,
+                "region": CREDENTIALS["AWS_REGION"],
+                "access_key_id": CREDENTIALS["AWS_ACCESS_KEY_ID"],
+                "secret_access_key": CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+            },
+            client_options={"allow_http": True},
+        )
+        began = time.monotonic()
+        found = sum(len(page) for page in obstore.list(store, chunk_size=1000))
+        assert found == objects, found
+        return time.monotonic() - began
 
 
 def _until_listed(daemon: Observed) -> None:

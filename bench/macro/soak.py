@@ -33,7 +33,6 @@ roll_seconds = 10
 shards = 2
 [ledger]
 path = "{root}/ledger/ledger.sqlite3"
-cache_bytes = {cache_bytes}
 [http]
 listen = "127.0.0.1:0"
 [admission]
@@ -44,9 +43,8 @@ group = "agent/A"
 sources = ["*"]
 replicas = {replicas}
 """
-_CACHE_BYTES = 1 << 20
-"""The least. By default SQLite's caches grow with the ledger up to 16 MiB each, which would look like a leak, or hide one."""
 _REPLICAS = 3
+_SOURCES = 10
 _OBJECTS_OF_WAVE = 1000
 _WAVES_AHEAD = 3
 _LOOK_SECONDS = 2.0
@@ -72,9 +70,7 @@ def measure(*, records: int = 1_000_000, objects: int = 100_000) -> dict[str, ob
         replicas = _Replicas(stack)
         (root / "lake").mkdir()
         config = root / "mira.toml"
-        config.write_text(
-            _CONFIG.format(root=root, replicas=json.dumps(replicas.urls), cache_bytes=_CACHE_BYTES), "utf-8"
-        )
+        config.write_text(_CONFIG.format(root=root, replicas=json.dumps(replicas.urls)), "utf-8")
         with observed(config) as daemon:
             samples = list(_life(daemon, root, replicas, _Lake(root, records, objects)))
             seconds, cpu = daemon.age, daemon.cpu_seconds()
@@ -123,7 +119,10 @@ class _Lake:
             else:
                 (wave / f"part-{number:06d}.jsonl.zst").write_bytes(zstandard.compress(data, 1))
             self.landed += self._lines
-        wave.rename(self._root / "lake" / f"wave-{first:06d}")
+        number = first // _OBJECTS_OF_WAVE
+        source = self._root / "lake" / f"source-{number % _SOURCES}"
+        source.mkdir(exist_ok=True)
+        wave.rename(source / f"wave-{number:06d}")
 
 
 def _record(number: int, line: int) -> bytes:
@@ -188,17 +187,22 @@ def _audited(config: Path) -> dict[str, object] | dict[str, dict[str, int]]:
 
 
 def _summary(samples: list[Sample]) -> dict[str, object]:
-    """Figures of the second half, when caches are full; and the medians of each tenth of the whole."""
-    half = [one for one in samples if one.ended >= samples[-1].ended / 2]
-    slope, error = _slope([one.ended / 1e6 for one in half], [one.rss_mb for one in half])
+    """Slopes of the second half, when caches are full, and of the last quarter: what only fills up grows less there.
+    And the medians of each tenth of the whole."""
+    slopes = {
+        f"rss_mb_per_million_records{name}": _slope(
+            [one.ended / 1e6 for one in part], [one.rss_mb for one in part]
+        )
+        for name, share in (("", 1 / 2), ("_of_last_quarter", 3 / 4))
+        if (part := [one for one in samples if one.ended >= samples[-1].ended * share])
+    }
     tenths = [
         samples[len(samples) * n // 10 : max(len(samples) * (n + 1) // 10, len(samples) * n // 10 + 1)]
         for n in range(10)
     ]
     return {
         "samples": len(samples),
-        "rss_mb_per_million_records": round(slope, 1),
-        "rss_mb_per_million_records_standard_error": round(error, 1),
+        **{name: f"{slope:.2f} ± {error:.2f}" for name, (slope, error) in slopes.items()},
         "rss_mb_by_tenths": [round(median(one.rss_mb for one in part)) for part in tenths],
         "rss_mb_max": round(max(one.rss_mb for one in samples)),
         "descriptors_by_tenths": [round(median(one.descriptors for one in part)) for part in tenths],

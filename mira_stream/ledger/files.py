@@ -42,6 +42,13 @@ class Files:
             },
         )
 
+    def postpone(self, object_id: int, sight: FileSight | None) -> None:
+        """A reading came to no end; without a sight the file is gone, and a listing without it says nothing new."""
+        if sight is None:
+            self.cool(object_id)
+        else:
+            self.saw(object_id, sight, hot=True)
+
     def rotate(self, object_id: int) -> None:
         """It took the place of another file."""
         self._put(object_id)

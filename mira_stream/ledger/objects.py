@@ -21,6 +21,9 @@ from mira_stream.ledger.spans import PublishedSpans
 OnOverwrite = Literal["first", "each_version"]
 
 _LOCAL = "file://"
+_STATES = {
+    state.value: state for state in State
+}  # quicker than the enum's own look-up, for every object at a rebuild
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -34,6 +37,7 @@ class _Known(msgspec.Struct, frozen=True):
     lines_published: int
     published: int
     received: int
+    late: bool
 
 
 class Objects:
@@ -101,26 +105,20 @@ class Objects:
 
     def _see(self, known: _Known, seen: SeenObject) -> None:
         superseded = known.superseded or self._was_superseded(known, seen.version)
+        # Bytes behind one etag of an object store never change, and a refused version stays refused; a local file
+        # may have grown since somebody read it to its end, so it is read again, without what is done.
+        is_fixed = superseded or not seen.version.uri.startswith(_LOCAL) or self._files.is_closed(known.id)
+        is_over = is_fixed and self._is_done(known)
+        details: tuple[object, ...] = (seen.key, seen.source, seen.size, seen.modified)
+        if is_over:
+            self._in_hand.discard(known.id)
+            if not self._files.is_hot(known.id):
+                details = (None,) * 4
         self._db.execute(
             "UPDATE objects SET state = ?, superseded = ?, change = ?, key = ?, source = ?, size = ?, modified = ?"
             " WHERE id = ?",
-            (
-                State.PENDING,
-                superseded,
-                seen.change,
-                seen.key,
-                seen.source,
-                seen.size,
-                seen.modified,
-                known.id,
-            ),
+            (State.FINISHED if is_over else State.PENDING, superseded, seen.change, *details, known.id),
         )
-        # Bytes behind one etag of an object store never change, and a refused version stays refused; a local file
-        # may have grown since somebody read it to its end, so it is read again, without what is done.
-        is_closed = superseded or self._files.is_closed(known.id)
-        is_fixed = is_closed or not seen.version.uri.startswith(_LOCAL)
-        if is_fixed and self._is_done(known):
-            self._finish(known.id)
 
     def _was_superseded(self, known: _Known, version: ObjectVersion) -> bool:
         """Of an object known from trailers: one row in all, beside another version of the uri."""
@@ -194,8 +192,7 @@ class Objects:
         """Not settled: pending again when a listing shows it, or one of everything does not."""
         known = self._get(version)
         self._in_hand.discard(known.id)
-        if sight is not None:
-            self._files.saw(known.id, sight, hot=True)
+        self._files.postpone(known.id, sight)
         self._db.execute("UPDATE objects SET state = ? WHERE id = ?", (State.POSTPONED, known.id))
 
     def end(self, version: ObjectVersion, lines: int, sight: FileSight | None = None) -> None:
@@ -222,10 +219,7 @@ class Objects:
     def id_of(self, version: ObjectVersion) -> int:
         """The id; a version that nobody has listed is remembered as unseen."""
         known = self._find(version)
-        if known is None:
-            self._insert(version, State.UNSEEN, superseded=False)
-            known = self._get(version)
-        return known.id
+        return self._insert(version, State.UNSEEN, superseded=False) if known is None else known.id
 
     def find(self, version: ObjectVersion) -> int | None:
         """The id, or None for an unknown version."""
@@ -269,29 +263,31 @@ class Objects:
             {"id": object_id, "count": count},
         )
 
-    def settle(self, object_id: int) -> None:
-        """Work out anew whether the object is finished, and whether its lines are late."""
+    def settle(self, object_id: int, adopted: ObjectVersion | None = None) -> None:
+        """Work out anew whether the object is finished, and whether its lines are late.
+
+        `adopted` is its version, if a rival has published of it: it need not even be read if nothing is missing.
+        """
         known = self._by_id(object_id)
         if known.lines is None:
             return
         late = known.lines > known.lines_published and self._spans.covers(object_id, known.lines)
-        self._db.execute(
-            "UPDATE objects SET late = :late WHERE id = :id AND late <> :late",
-            {"late": late, "id": object_id},
-        )
-        if known.state is State.ENDED and self._is_done(known):
+        if late != known.late:
+            self._db.execute("UPDATE objects SET late = ? WHERE id = ?", (late, object_id))
+        is_read = known.state is State.ENDED or (adopted is not None and self._can_be_left(known, adopted))
+        if is_read and self._is_done(known):
             self._finish(object_id)
 
-    def settle_pending(self, object_id: int, version: ObjectVersion) -> None:
-        """A rival has published of it: it need not be read if nothing is missing and nothing can come."""
-        known = self._by_id(object_id)
-        is_open = known.state is State.PENDING and object_id not in self._in_hand
-        if is_open and not version.uri.startswith(_LOCAL) and self._is_done(known):
-            self._finish(object_id)
+    def _can_be_left(self, known: _Known, version: ObjectVersion) -> bool:
+        """Whether it waits to be read, and nothing can come to what it has."""
+        is_open = known.state is State.PENDING and known.id not in self._in_hand
+        return is_open and not version.uri.startswith(_LOCAL)
 
     def _is_done(self, known: _Known) -> bool:
         if known.lines is None or known.published + known.received < known.lines:
             return False  # the counts are cheap, the sets are exact
+        if not known.received:
+            return self._spans.covers(known.id, known.lines)
         return self.done(known.id).covers(known.lines)
 
     def _finish(self, object_id: int) -> None:
@@ -307,16 +303,18 @@ class Objects:
 
     # Rows.
 
-    def _insert(self, version: ObjectVersion, state: State, *, superseded: bool) -> None:
-        self._db.execute(
+    def _insert(self, version: ObjectVersion, state: State, *, superseded: bool) -> int:
+        inserted = self._db.execute(
             "INSERT INTO objects (uri, etag, current, state, superseded) VALUES (?, ?, 0, ?, ?)",
-            (version.uri, version.etag, state, superseded),
+            (version.uri, version.etag, state.value, superseded),
         )
+        assert inserted.lastrowid is not None
+        return inserted.lastrowid
 
     def _find(self, version: ObjectVersion) -> _Known | None:
         return _known(
             self._db.execute(
-                "SELECT id, state, superseded, change, lines, lines_published, published, received"
+                "SELECT id, state, superseded, change, lines, lines_published, published, received, late"
                 " FROM objects WHERE uri = ? AND etag = ?",
                 (version.uri, version.etag),
             ).fetchone()
@@ -330,7 +328,7 @@ class Objects:
     def _by_id(self, object_id: int) -> _Known:
         known = _known(
             self._db.execute(
-                "SELECT id, state, superseded, change, lines, lines_published, published, received"
+                "SELECT id, state, superseded, change, lines, lines_published, published, received, late"
                 " FROM objects WHERE id = ?",
                 (object_id,),
             ).fetchone()
@@ -342,5 +340,15 @@ class Objects:
 def _known(row: tuple[Any, ...] | None) -> _Known | None:
     if row is None:
         return None
-    object_id, state, superseded, *rest = row
-    return _Known(object_id, State(state), bool(superseded), *rest)
+    object_id, state, superseded, change, lines, lines_published, published, received, late = row
+    return _Known(
+        object_id,
+        _STATES[state],
+        bool(superseded),
+        change,
+        lines,
+        lines_published,
+        published,
+        received,
+        bool(late),
+    )

@@ -122,21 +122,18 @@ class Plans:
         self._partitions.move_on(partition_id, plan.seq + 1)
         self._publish(_holding(kept.trailer, ()), kept.trailer.lines)
 
-    def _publish(self, holding: _Holding, lines: Sequence[ObjectLines]) -> dict[int, ObjectVersion]:
-        """Mark it published; returns the objects that are touched."""
-        touched = {}
+    def _publish(self, holding: _Holding, lines: Sequence[ObjectLines], *, adopted: bool = False) -> None:
+        """Mark it published, by us or by somebody else."""
+        ends = [(ObjectVersion(end.uri, end.etag), end.count) for end in lines]
+        versions = {version for version, _ in holding} | {version for version, _ in ends}
+        # Sorted: at a rebuild that is the order of the index, and of the listing to come.
+        ids = {version: self._objects.id_of(version) for version in sorted(versions, key=_place)}
         for (version, generation), ordinals in holding.items():
-            object_id = self._objects.id_of(version)
-            touched[object_id] = version
-            self._objects.publish(object_id, generation, ordinals)
-        for end in lines:
-            version = ObjectVersion(end.uri, end.etag)
-            object_id = self._objects.id_of(version)
-            touched[object_id] = version
-            self._objects.publish_lines(object_id, end.count)
-        for object_id in touched:
-            self._objects.settle(object_id)
-        return touched
+            self._objects.publish(ids[version], generation, ordinals)
+        for version, count in ends:
+            self._objects.publish_lines(ids[version], count)
+        for version, object_id in ids.items():
+            self._objects.settle(object_id, version if adopted else None)
 
     # Adopt.
 
@@ -150,13 +147,13 @@ class Plans:
         # The sealed plan goes first: its rows that the rival does not have are planned anew.
         self._partitions.move_on(partition_id, trailer.seq + 1)
         holding = _holding(trailer, rows)
+        has_rows = self._outcomes.last_number() > 0  # at a rebuild there are none to look for
         dropped = [
             RecordKey(version, ordinal, generation)
-            for (version, generation), ordinals in holding.items()
+            for (version, generation), ordinals in (holding.items() if has_rows else ())
             for ordinal in self._outcomes.drop_unsealed(self._objects.id_of(version), generation, ordinals)
         ]
-        for object_id, version in self._publish(holding, trailer.lines).items():
-            self._objects.settle_pending(object_id, version)
+        self._publish(holding, trailer.lines, adopted=True)
         return dropped
 
     def adopt_checkpoint(self, checkpoint: Checkpoint) -> list[Received]:
@@ -175,8 +172,7 @@ class Plans:
                 dropped += self._outcomes.take_published(object_id, entry.generation, ordinals)
             held = {(version, entry.generation): ordinals} if ordinals else {}
             ends = () if entry.lines is None else (ObjectLines(entry.uri, entry.etag, entry.lines),)
-            for object_id, touched in self._publish(held, ends).items():
-                self._objects.settle_pending(object_id, touched)
+            self._publish(held, ends, adopted=True)
         return dropped
 
 
@@ -216,6 +212,10 @@ def _holding(trailer: Trailer, rows: Sequence[PublishedKey]) -> _Holding:
         held = (ObjectVersion(told.uri, told.etag), told.generation)
         holding[held] = holding.get(held, IntervalSet()).union(IntervalSet.from_spans(told.spans))
     return holding
+
+
+def _place(version: ObjectVersion) -> tuple[str, str]:
+    return version.uri, version.etag
 
 
 def _text(value: object) -> str:

@@ -111,7 +111,7 @@ def open_writer(
 
     `is_checked` tells whether every page is known to be as it was written, and raises if one is not.
     """
-    with closing(_connect(path, settings)) as db:
+    with closing(_connect(path)) as db:
         is_new = _is_new(db, path)
         for pragma in (
             f"page_size = {_PAGE_BYTES}",  # takes effect in a new file only
@@ -128,6 +128,7 @@ def open_writer(
             db.executescript(f"BEGIN; {_TABLES} {identity} COMMIT;")
         elif not is_checked():
             _check(db)
+        _bound_cache(db, settings)
         db.execute(_PENDING_INDEX)
         db.execute(files.TABLE)
         db.execute(files.HOT_INDEX)
@@ -137,15 +138,20 @@ def open_writer(
 @contextmanager
 def open_reader(path: Path, settings: LedgerSettings) -> Iterator[sqlite3.Connection]:
     """A connection for quick look-ups beside the writer's."""
-    with closing(_connect(path, settings)) as db:
+    with closing(_connect(path)) as db:
+        _bound_cache(db, settings)
         db.execute("PRAGMA query_only = ON")
         yield db
 
 
-def _connect(path: Path, settings: LedgerSettings) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=_LOCK_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_LOCK_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+def _bound_cache(db: sqlite3.Connection, settings: LedgerSettings) -> None:
+    """Only once the file has its pages: SQLite counts the cache in pages of the size known by then, and a new file's
+    are taken for a quarter of what they are to be."""
     db.execute(f"PRAGMA cache_size = -{settings.cache_bytes >> 10}")
-    return db
 
 
 def _is_new(db: sqlite3.Connection, path: Path) -> bool:

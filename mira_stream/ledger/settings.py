@@ -20,6 +20,7 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         msgspec.Meta(
             ge=1 << 20,
-            description="Memory for pages of the ledger, in bytes, for the writer and for look-ups each.",
+            description="Most memory for pages of the ledger, in bytes, for the writer and for look-ups each; it fills "
+            "as the ledger grows. More is hardly quicker: the system keeps the file's pages too.",
         ),
-    ] = 16 << 20
+    ] = 4 << 20

@@ -15,15 +15,16 @@ from mira_stream.core.errors import Refusal
 from mira_stream.core.failpoint import Failpoint, inert
 from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.segment import Plan, PublishedKey, Received, Trailer
-from mira_stream.core.sight import UNSETTLED, FileSight, SeenObject
+from mira_stream.core.sight import FileSight, SeenObject
 from mira_stream.ledger.files import Files
 from mira_stream.ledger.folder import make_folder
+from mira_stream.ledger.listed import known_of, newest_below
 from mira_stream.ledger.lock import FileLock, refuse_network_disk
 from mira_stream.ledger.objects import Objects, OnOverwrite
 from mira_stream.ledger.outcomes import Outcomes
 from mira_stream.ledger.partitions import Partitions
 from mira_stream.ledger.plans import Plans
-from mira_stream.ledger.schema import State, open_reader, open_writer
+from mira_stream.ledger.schema import open_reader, open_writer
 from mira_stream.ledger.settings import LedgerSettings
 from mira_stream.ledger.spans import PublishedSpans
 from mira_stream.ledger.sums import PageSums, page_sums
@@ -104,15 +105,16 @@ class SqliteLedger:
 
     # Objects.
 
-    def known(self, uri: str) -> str | None:
-        """The `change` mark of the last sight of `uri`, with `?` behind it if it is wanted again even if unchanged."""
+    def known(self, uris: Sequence[str]) -> dict[str, str]:
+        """The `change` mark of the last sight of each known uri, with `?` behind it if it is wanted again even if
+        unchanged."""
         with operating_errors(self._path):
-            found = self._reader.execute(
-                "SELECT change || iif(state = ? OR EXISTS (SELECT 1 FROM files WHERE object = id AND hot), ?, '')"
-                " FROM objects WHERE uri = ? AND current",
-                (State.POSTPONED.value, UNSETTLED, uri),
-            ).fetchone()
-        return None if found is None else found[0]
+            return known_of(self._reader, uris)
+
+    def newest(self, below: str) -> list[str]:
+        """The greatest known uri below a folder, then that of each of the last folders in it."""
+        with operating_errors(self._path):
+            return newest_below(self._reader, below)
 
     async def begin_listing(self) -> None:
         """What may not have settled is waited for."""

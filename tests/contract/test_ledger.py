@@ -154,15 +154,43 @@ def test_the_last_sight_of_a_uri_is_known(play: Play) -> None:
 
     async def story(shelf: Shelf) -> None:
         ledger = shelf.ledger
-        assert ledger.known(A.uri) is None
+        assert ledger.known([A.uri]).get(A.uri) is None
         await ledger.discover([seen(A, "x")])
-        assert ledger.known(A.uri) == "x"
+        assert ledger.known([A.uri]).get(A.uri) == "x"
         await ledger.receive([outcome(A, 0)])
         await ledger.discover([seen(A2, "y")])
-        assert ledger.known(A.uri) == "y"
+        assert ledger.known([A.uri]).get(A.uri) == "y"
         await ledger.discover([seen(A, "x")])
-        assert ledger.known(A.uri) == "x"
-        assert (await shelf.reopen()).known(A.uri) == "x"
+        assert ledger.known([A.uri]).get(A.uri) == "x"
+        assert (await shelf.reopen()).known([A.uri]).get(A.uri) == "x"
+
+    play(story)
+
+
+def test_the_newest_uris_of_a_folder_are_those_of_its_last_folders(play: Play) -> None:
+    """The greatest of all, then that of each folder before it; names of a bound number; none from beside the folder."""
+
+    async def story(shelf: Shelf) -> None:
+        ledger = shelf.ledger
+        keys = [
+            "a/1",
+            "a/2",
+            "a-b/9",
+            "b/x/1",
+            "b/x/2",
+            "root",
+            *(f"d{n:02}/{m}" for n in range(40) for m in (1, 2)),
+        ]
+        uris = [f"s3://lake/raw/{key}.jsonl" for key in keys]
+        beside = ["s3://lake/raw-b/1.jsonl", "s3://lake/rat/1.jsonl", "s3://lake/raw0.jsonl"]
+        await ledger.discover([seen(ObjectVersion(uri, "e"), "e") for uri in (*uris, *beside)])
+        newest = ledger.newest("s3://lake/raw")
+        folders = [f"s3://lake/raw/d{n:02}/2.jsonl" for n in range(39, -1, -1)]
+        assert newest == ["s3://lake/raw/root.jsonl", *folders][: len(newest)]
+        assert 10 < len(newest) < 40
+        assert ledger.newest("s3://lake/raw/a") == [uris[1], uris[0]]
+        assert ledger.newest("s3://lake/raw/b") == ["s3://lake/raw/b/x/2.jsonl"]
+        assert ledger.newest("s3://lake/nothing") == []
 
     play(story)
 
@@ -223,12 +251,31 @@ def test_a_postponed_object_is_pending_at_the_next_discovery(play: Play) -> None
         await ledger.receive(outcomes(A, 0, 3))
         await ledger.postpone(A)
         assert await _pending(ledger) == []
-        assert ledger.known(A.uri) == f"{A.etag}?"
+        assert ledger.known([A.uri]).get(A.uri) == f"{A.etag}?"
         ledger = await shelf.reopen()
         assert await _pending(ledger) == []
         assert await ledger.discover([seen(A)]) == 0
         assert (await _only(ledger)).done == IntervalSet(((0, 3),))
-        assert ledger.known(A.uri) == A.etag
+        assert ledger.known([A.uri]).get(A.uri) == A.etag
+
+    play(story)
+
+
+def test_a_postponed_object_that_is_gone_is_not_waited_for(play: Play) -> None:
+    """It may have been written to when it was read last; a listing without it must not have it read again and again."""
+
+    async def story(shelf: Shelf) -> None:
+        ledger = shelf.ledger
+        await ledger.discover([seen(LOCAL)])
+        await ledger.postpone(LOCAL, FileSight(quiet=False))
+        await ledger.begin_listing()
+        await ledger.end_listing()
+        assert await _pending(ledger) == [LOCAL]
+        await ledger.postpone(LOCAL)
+        await ledger.begin_listing()
+        await ledger.end_listing()
+        assert await _pending(ledger) == []
+        assert ledger.known([LOCAL.uri]).get(LOCAL.uri) == f"{LOCAL.etag}?"
 
     play(story)
 
@@ -258,7 +305,7 @@ def test_an_object_that_changes_while_its_rows_are_on_their_way_waits_for_them(p
         await ledger.end_object(LOCAL, 1)
         await ledger.discover([seen(LOCAL, "grown")])
         assert await _pending(ledger) == []
-        assert ledger.known(LOCAL.uri) == LOCAL.etag
+        assert ledger.known([LOCAL.uri]).get(LOCAL.uri) == LOCAL.etag
         await ledger.receive([outcome(LOCAL, 0)])
         await ledger.discover([seen(LOCAL, "grown")])
         assert await _pending(ledger) == [LOCAL]
@@ -583,11 +630,11 @@ def test_progress_is_rebuilt_from_trailers(play: Play) -> None:
         await ledger.adopt(rival_trailer(A, (2, 5), seq=1, lines=5), ())
         await ledger.adopt(rival_trailer(B, (0, 3), (4, 6), seq=2), ())
         assert await _pending(ledger) == []
-        assert ledger.known(A.uri) is None
+        assert ledger.known([A.uri]).get(A.uri) is None
         ledger = await shelf.reopen()
         assert await ledger.discover([seen(A), seen(B)]) == 2
         assert await _only(ledger) == PendingObject(seen(B), IntervalSet(((0, 3), (4, 6))))
-        assert ledger.known(A.uri) == A.etag
+        assert ledger.known([A.uri]).get(A.uri) == A.etag
         assert await ledger.chains() == {ONE: 3}
 
     play(story)
@@ -704,7 +751,7 @@ def test_a_file_that_is_not_shown_any_more_is_pending_once_more(play: Play) -> N
         await ledger.discover([seen(LOCAL, "grown")])
         await ledger.next_pending(9, NONE)
         await ledger.end_object(LOCAL, 2, FileSight(Prefix(7, "d"), quiet=False))
-        assert ledger.known(LOCAL.uri) == "grown?"
+        assert ledger.known([LOCAL.uri]).get(LOCAL.uri) == "grown?"
         await ledger.begin_listing()
         await ledger.discover([msgspec.structs.replace(seen(LOCAL, "grown"), quiet=False)])
         await ledger.end_listing()
@@ -718,7 +765,7 @@ def test_a_file_that_is_not_shown_any_more_is_pending_once_more(play: Play) -> N
         await ledger.begin_listing()
         await ledger.end_listing()
         assert await _pending(ledger) == []
-        assert ledger.known(LOCAL.uri) == "grown"
+        assert ledger.known([LOCAL.uri]).get(LOCAL.uri) == "grown"
 
     play(story)
 

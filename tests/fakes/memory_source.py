@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from mira_stream.core.errors import MiraStreamError
 from mira_stream.core.record import Line, ObjectVersion
 from mira_stream.core.sight import LineBatch, ObjectEnd, Prefix, SeenObject
+from mira_stream.ports import Known
 
 _BATCH = 4
 
@@ -17,9 +18,12 @@ class MemorySource:
         self.errors: dict[str, list[MiraStreamError]] = {}
         self.reads: list[ObjectVersion] = []
 
-    async def discover(self, *, known: Callable[[str], str | None]) -> AsyncIterator[Sequence[SeenObject]]:
+    async def discover(
+        self, *, known: Known, newest: Callable[[str], Sequence[str]] = lambda _: ()
+    ) -> AsyncIterator[Sequence[SeenObject]]:
+        del newest
         for version in list(self.ends):
-            if known(version.uri) != version.etag:
+            if known([version.uri]).get(version.uri) != version.etag:
                 yield [SeenObject(version, version.uri, "claude_cli", 1, 0.0, version.etag)]
 
     async def read(

@@ -9,6 +9,7 @@ import msgspec
 from mira_stream.core.errors import MiraStreamError
 from mira_stream.core.record import Line, ObjectVersion
 from mira_stream.core.sight import LineBatch, ObjectEnd, Prefix, SeenObject
+from mira_stream.ports import Known
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -54,13 +55,16 @@ class ScriptedSource:
         self._source_of = source_of
         self._news = asyncio.Event()
 
-    async def discover(self, *, known: Callable[[str], str | None]) -> AsyncIterator[Sequence[SeenObject]]:
+    async def discover(
+        self, *, known: Known, newest: Callable[[str], Sequence[str]] = lambda _: ()
+    ) -> AsyncIterator[Sequence[SeenObject]]:
+        del newest
         await asyncio.sleep(0)
         if self._trouble:
             raise self._trouble.popleft()
         for version in list(self.versions):
             change = self.changes.get(version.uri, version.etag)
-            if known(version.uri) != change:  # also if it is to be shown again
+            if known([version.uri]).get(version.uri) != change:  # also if it is to be shown again
                 yield [SeenObject(version, version.uri[-9:], self._source_of(version), 1, 0.0, change)]
         self.listings += 1
         self._news.set()

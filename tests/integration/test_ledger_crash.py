@@ -213,6 +213,14 @@ def _damaged(path: Path) -> None:
         file.write(b"\xff" * (path.stat().st_size - (24 << 10)))
 
 
+def test_what_is_committed_is_synced(tmp_path: Path) -> None:
+    """The settings on which all that is said of power loss rests; a killed process alone would not miss them."""
+    ledger = open_ledger(tmp_path / "ledger.sqlite")
+    told = [ledger._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+    assert told == ["wal", 2]
+    asyncio.run(ledger.close())
+
+
 def _foreign(path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("CREATE TABLE theirs (x)")

@@ -66,7 +66,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def discover(self, one: ObjectVersion) -> None:
         is_new = one not in self.listed
         assert self.loop.run(self.ledger.discover([seen(one)])) == is_new
-        assert self.ledger.known(one.uri) == one.etag
+        assert self.ledger.known([one.uri]).get(one.uri) == one.etag
         if is_new:
             self.listed.append(one)
 
