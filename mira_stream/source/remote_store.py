@@ -122,6 +122,8 @@ class RemoteStore:
                 await self._check_still(key, etag)
                 return b""
             found = translated(error, doing)
+            if isinstance(found, Overwritten) and etag is None:
+                raise _of_another_request(doing) from error
             if isinstance(found, Overwritten) and await self.head(key) is None:
                 raise Missing(
                     f"cannot {doing}: it is gone"
@@ -138,9 +140,12 @@ class RemoteStore:
         try:
             return _entry(await obstore.head_async(self._backend, key))
         except OBSTORE_ERRORS as error:
-            found = translated(error, f"look at {self._uri}/{key}")
+            doing = f"look at {self._uri}/{key}"
+            found = translated(error, doing)
             if isinstance(found, Missing):
                 return None
+            if isinstance(found, Overwritten):
+                raise _of_another_request(doing) from error
             if is_denied(error):
                 await self._say_why_denied(key)
             raise found from error
@@ -186,6 +191,11 @@ class RemoteStore:
                 "an object overwritten while it is read would be mixed with its new version: use a store that keeps "
                 "conditional requests (AWS S3, GCS, Azure, MinIO, Ceph), or copy the objects to a folder",
             )
+
+
+def _of_another_request(doing: str) -> Transient:
+    """A condition that nobody set cannot have failed: a gateway that answers twice shifts answers by one."""
+    return Transient(TransientKind.PROTOCOL, f"cannot {doing}: the store answered another request")
 
 
 def _entry(meta: "ObjectMeta") -> StoredObject:

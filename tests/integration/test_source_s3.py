@@ -34,7 +34,7 @@ def _source(store: ObjectStore) -> TailSource:
 
 
 async def _discovered(source: TailSource) -> list[SeenObject]:
-    return [seen async for page in source.discover(known=lambda _: None) for seen in page]
+    return [seen async for page in source.discover(known=lambda _: {}) for seen in page]
 
 
 async def _read(source: TailSource, seen: SeenObject) -> list[LineBatch]:
