@@ -261,7 +261,7 @@ _HEAD = f"{'RECORD':32}  {'GEN':>3}  {'REASON':15}  {'ENDED':24}  {'SOURCE':16} 
 
 
 def _tell_row(letter: "Letter") -> None:
-    from mira_stream.audit.explain import shown
+    from mira_stream.core.visible import shown
 
     _say(
         f"{letter.record_id:32}  {letter.generation:>3}  {letter.reason or '':15}  {letter.scored_at:24}  "
@@ -289,7 +289,7 @@ def _tell_asked(
     if as_json:
         _say(_json({"dry_run": dry_run, **msgspec.to_builtins(asked), "answers": answers}))
         return
-    from mira_stream.audit.explain import shown
+    from mira_stream.core.visible import shown
 
     verb = "would be asked for" if dry_run else "asked for"
     _say(f"{asked.records:,} records {verb}" + "".join(f"\n  request {name}" for name in asked.requests))

@@ -3,9 +3,10 @@
 import msgspec
 
 from mira_stream.audit.dead_letters import DeadLetters, Letter, Query
-from mira_stream.audit.reasons import MEANING
 from mira_stream.audit.replay import Presence, pending_of
+from mira_stream.core.reasons import MEANING
 from mira_stream.core.replay import REPLAYABLE
+from mira_stream.core.visible import shown
 from mira_stream.sink.replays import ReplayFolder
 
 _REPLY_SHOWN = 2_000
@@ -96,8 +97,3 @@ def _replay(one: Explained) -> str:
     if one.is_replayable:
         return f"mira-stream dead-letters replay --config … --id {one.record_id}"
     return "not needed" if one.last.reason is None else "not possible"
-
-
-def shown(text: str) -> str:
-    """Text from outside, for a terminal: without the control characters that would speak to it."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)

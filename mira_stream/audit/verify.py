@@ -117,7 +117,7 @@ class _Verification:
         await self._chains.read(ledger_chains)
         for version, published in self._chains.items():
             self._judge_end(version, published)
-        async for page in self._source.discover(known=lambda _: None):
+        async for page in self._source.discover(known=lambda _: {}):
             for seen in page:
                 if self._scope.holds(seen):
                     await self._object(seen)

@@ -73,6 +73,10 @@ class Missing(MiraStreamError):
     """The object is not there (404)."""
 
 
+class Elsewhere(Missing):
+    """The object cannot be there now: it is of another `source.uri`, or the folder is empty as if not mounted."""
+
+
 class Overwritten(MiraStreamError):
     """The object is no longer the version that was asked for (412 on `If-Match`)."""
 

@@ -21,6 +21,7 @@ from mira_stream.core.usage import Reply
 from mira_stream.daemon.config import Config
 from mira_stream.daemon.counters import OpenCounter, canned_chat, open_counters, warm_up_body
 from mira_stream.daemon.lake import (
+    SinkTrouble,
     failpoint_from_environment,
     make_source,
     open_ledger,
@@ -30,6 +31,7 @@ from mira_stream.daemon.lake import (
 from mira_stream.daemon.pools import PoolPlan, known_sources, plan_pools, pool_for
 from mira_stream.daemon.reload import Pools
 from mira_stream.daemon.service import Daemon
+from mira_stream.daemon.status_parts import config_status
 from mira_stream.pipeline.account import Account
 from mira_stream.pipeline.channel import Channel
 from mira_stream.pipeline.commit import CommitSettings, Committer
@@ -87,7 +89,7 @@ async def built(config: Config, *, once: bool) -> AsyncIterator[Daemon]:
         source = make_source(config, stores.source, meters)
         stack.callback(source.close)
         workers = stack.enter_context(ThreadPoolExecutor(4, "worker"))
-        patience = Patience(config.sink, on_retry=lambda _: meters.add(metrics.SINK_RETRIES))
+        patience = Patience(config.sink, on_retry=SinkTrouble(meters))
         sink = SegmentSink(
             stores.sink, settings=config.sink, patience=patience, executor=workers, failpoint=failpoint
         )
@@ -126,7 +128,8 @@ async def built(config: Config, *, once: bool) -> AsyncIterator[Daemon]:
         pipeline = assemble(config, plans, adapters, meters, once=once)
         stages = pipeline.stages
         pools = Pools(stages.dispatchers, stages.watchers, plans=plans, make=make, meters=meters)
-        yield Daemon(pipeline, meters, pools=pools, executor=workers)
+        summary = config_status(config, once=once)
+        yield Daemon(pipeline, meters, pools=pools, executor=workers, config=summary)
 
 
 def assemble(
@@ -185,6 +188,7 @@ def assemble(
         dispatchers=dispatchers,
         watchers={plan.group: _watcher(plan, dispatchers[plan.group], config, meters) for plan in plans},
         committer=committer,
+        scores=workplace.scores,
     )
     pipeline = Pipeline(adapters.ledger, adapters.sink, stages, account=account)
     pipelines.append(pipeline)

@@ -12,8 +12,15 @@ _BEAT_SECONDS = 1.0
 _STATUS_SECONDS = 10.0
 
 
-async def beat(notifier: Notifier, meters: Meters, status: Callable[[], str], *, clock: Clock) -> None:
-    """For ever: a stalled loop misses its beats, and systemd restarts the daemon."""
+async def beat(
+    notifier: Notifier,
+    meters: Meters,
+    status: Callable[[], str],
+    *,
+    clock: Clock,
+    each: Callable[[], None] = lambda: None,
+) -> None:
+    """For ever: a stalled loop misses its beats, and systemd restarts the daemon. `each` is called at every beat."""
     watchdog = notifier.watchdog_seconds
     period = min(_BEAT_SECONDS, watchdog / 3) if watchdog else _BEAT_SECONDS
     next_status = 0.0
@@ -23,6 +30,7 @@ async def beat(notifier: Notifier, meters: Meters, status: Callable[[], str], *,
         now = clock()
         meters.set(metrics.LOOP_LAG_SECONDS, max(0.0, now - due))
         notifier.alive()
+        each()
         if now >= next_status:
             notifier.status(status())
             next_status = now + _STATUS_SECONDS

@@ -1,4 +1,4 @@
-"""The daemon's HTTP endpoints: metrics, health, readiness, status. Loopback unless configured otherwise."""
+"""The daemon's HTTP endpoints: page, metrics, health, readiness, status. Loopback unless configured otherwise."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,15 +10,18 @@ from aiohttp.typedefs import Handler, Middleware
 
 from mira_stream.core.errors import Refusal
 from mira_stream.daemon.http_guard import Guard
+from mira_stream.daemon.page_files import add_page
 from mira_stream.telemetry.exporter import Exporter
 
 _PORT_MAX = 65_535
 CONNECTIONS_MAX = 64
 """Open at once; beyond it the oldest is closed, so that strangers cannot take the daemon's descriptors."""
+_POLICY = "Content-Security-Policy"
+_NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""What a browser may do with an answer that has no policy of its own, as the page has."""
 # What a model or a record said may stand in an answer: no browser takes it for anything but the text that it is.
 _SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -62,11 +65,12 @@ def make_app(
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/status.json", status_json)
+    add_page(app)
     return app
 
 
 async def _make_safe(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_SAFE_HEADERS)
+    response.headers.update(_SAFE_HEADERS | {_POLICY: response.headers.get(_POLICY, _NOTHING)})
 
 
 def _asking(guard: Guard) -> Middleware:

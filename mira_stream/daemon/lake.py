@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from itertools import count
@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import msgspec
+import structlog
 
 from mira_stream.control.sealing import RollLimits
 from mira_stream.core.errors import Refusal
@@ -31,7 +32,9 @@ from mira_stream.source.tail import TailSource
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
 
+_log = structlog.get_logger(__name__)
 _AUDIT_TRIES = 5
+_TELL_SECONDS = 60.0
 _FAILPOINT = re.compile(r"(?P<name>[a-z.]+)(?:@(?P<at>[1-9][0-9]*))?(?P<stop>:stop)?", re.ASCII)
 
 
@@ -118,6 +121,27 @@ def failpoint_from_environment() -> Failpoint:
             os.kill(os.getpid(), fate)
 
     return end_here
+
+
+class SinkTrouble:
+    """Counts the calls to the sink that are tried again, and says why, once a minute while that lasts.
+
+    Args:
+        meters: where they are counted.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, meters: Meters, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._meters = meters
+        self._clock = clock
+        self._told_at = float("-inf")
+
+    def __call__(self, problem: str) -> None:
+        self._meters.add(metrics.SINK_RETRIES)
+        now = self._clock()
+        if now - self._told_at >= _TELL_SECONDS:
+            self._told_at = now
+            _log.warning("the sink is in trouble; tried again until it is well", error=problem)
 
 
 class AuditLake(msgspec.Struct, frozen=True):

@@ -70,7 +70,7 @@ def _folder_of(file: Path) -> Path:
 
 async def _find(source: TailSource, file: Path, ordinal: int) -> Line:
     version = None
-    async for page in source.discover(known=lambda _: None):
+    async for page in source.discover(known=lambda _: {}):
         for seen in page:
             version = seen.version if Path(seen.key).name == file.name else version
     if version is None:

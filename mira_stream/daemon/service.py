@@ -2,28 +2,45 @@
 
 import time
 from concurrent.futures import Executor
+from itertools import islice
+
+import msgspec
 
 from mira_stream import __version__
-from mira_stream.control.snapshot import ReplicaSnapshot
+from mira_stream.control.pace import Pace
+from mira_stream.daemon.diagnosis import WORDS, diagnose
 from mira_stream.daemon.reload import Pools
-from mira_stream.daemon.status import PoolStatus, ReplicaStatus, Status
+from mira_stream.daemon.status import ConfigStatus, Status
+from mira_stream.daemon.status_parts import (
+    history_of,
+    pool_status,
+    reason_statuses,
+    rounded,
+    score_statuses,
+    totals_of,
+)
 from mira_stream.pipeline.account import Account
-from mira_stream.pipeline.dispatch import Dispatcher
 from mira_stream.pipeline.topology import Pipeline
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.exporter import Exporter
 from mira_stream.telemetry.meters import Meters
 
+_STOPPED_SHOWN = 20
+
 
 class Daemon:
     """Everything that runs, and what it says about itself."""
 
-    def __init__(self, pipeline: Pipeline, meters: Meters, *, pools: Pools, executor: Executor) -> None:
+    def __init__(
+        self, pipeline: Pipeline, meters: Meters, *, pools: Pools, executor: Executor, config: ConfigStatus
+    ) -> None:
         self.pipeline = pipeline
         self.pools = pools
         self.executor = executor
         self.meters = meters
         self.exporter = Exporter(meters)
+        self._config = config
+        self._pace = Pace()
         self._began = time.monotonic()
 
     @property
@@ -48,26 +65,55 @@ class Daemon:
         """One line for an operator."""
         return self.status().line()
 
+    def note_pace(self) -> None:
+        """Remember what was done so far, so that rates can be told; call it about every second."""
+        self._pace.note(time.monotonic(), totals_of(self.meters))
+
     def status(self) -> Status:
         """One snapshot; no await lies inside it."""
-        meters = self.meters
-        meters.refresh()
-        stages = meters.values[metrics.RECORDS_IN_PIPELINE]
+        self.meters.refresh()
+        status = self._status()
+        return msgspec.structs.replace(status, diagnosis=diagnose(status))
+
+    def _status(self) -> Status:
+        meters, stages = self.meters, self.pipeline.stages
+        in_pipeline, totals = meters.values[metrics.RECORDS_IN_PIPELINE], totals_of(meters)
+        names = {
+            plan.group: {one.slot: one.name for one in plan.rubric.criteria} for plan in self.pools.plans
+        }
+        listed_at = meters.value(metrics.SOURCE_LISTED_TIMESTAMP_SECONDS)
         return Status(
             version=__version__,
             state=self.state,
             uptime_seconds=round(time.monotonic() - self._began, 3),
             read=self.account.read,
             outcomes={outcome.value: count for outcome, count in self.account.outcomes().items()},
-            in_pipeline={stage: int(count) for (stage,), count in stages.items()},
+            in_pipeline={stage: int(count) for (stage,), count in in_pipeline.items()},
+            received=int(totals.received),
+            objects_discovered=int(totals.discovered),
             objects_open=int(meters.value(metrics.SOURCE_OBJECTS_OPEN)),
+            listed_seconds_ago=max(0.0, round(time.time() - listed_at, 3)) if listed_at else None,
             segments=int(meters.value(metrics.SINK_SEGMENTS)),
             rows=int(meters.value(metrics.SINK_ROWS)),
             backlog_rows=int(meters.value(metrics.SINK_BACKLOG_ROWS)),
-            prompt_tokens=int(meters.sum(metrics.REPLICA_PROMPT_TOKENS)),
-            completion_tokens=int(meters.sum(metrics.REPLICA_COMPLETION_TOKENS)),
+            backlog_rows_limit=int(meters.value(metrics.SINK_BACKLOG_ROWS_LIMIT)),
+            backlog_bytes=int(meters.value(metrics.SINK_BACKLOG_BYTES)),
+            backlog_bytes_limit=int(meters.value(metrics.SINK_BACKLOG_BYTES_LIMIT)),
+            prompt_tokens=int(totals.prompt_tokens),
+            completion_tokens=int(totals.completion_tokens),
+            loop_lag_seconds=round(meters.value(metrics.LOOP_LAG_SECONDS), 3),
+            rates=rounded(self._pace.rates(time.monotonic(), totals)),
+            history=history_of(self._pace),
+            pools=[
+                pool_status(pool, names.get(group, {}), meters) for group, pool in stages.dispatchers.items()
+            ],
+            reasons=reason_statuses(meters),
+            letters=list(stages.committer.letters),
+            scores=score_statuses(stages.scores),
+            stopped_partitions=dict(islice(stages.committer.stopped.items(), _STOPPED_SHOWN)),
+            config=self._config,
+            words=WORDS,
             reload_refused=self.pools.refused,
-            pools=[self._pool_status(name, pool) for name, pool in self.pipeline.stages.dispatchers.items()],
         )
 
     @property
@@ -76,48 +122,3 @@ class Daemon:
         if self.pipeline.draining:
             return "draining"
         return "starting" if self.unready() else "running"
-
-    def _pool_status(self, group: str, pool: Dispatcher) -> PoolStatus:
-        factor = pool.factor
-        return PoolStatus(
-            group=group,
-            model=pool.pool.model,
-            limiting_factor=factor.value if factor else None,
-            stopped=pool.control.stopped,
-            window_records=len(pool.control.window),
-            prefix_possible_ratio=round(pool.control.prefix_possible_ratio, 4),
-            count_error_ratio=self.meters.mean(metrics.POOL_COUNT_ERROR_RATIO, (group,)),
-            wasted_tokens={
-                cause: int(tokens)
-                for (owner, cause), tokens in self.meters.values.get(metrics.POOL_WASTED_TOKENS, {}).items()
-                if owner == group
-            },
-            replicas=[self._replica_status(one) for one in pool.snapshot()],
-        )
-
-    def _replica_status(self, one: ReplicaSnapshot) -> ReplicaStatus:
-        load = one.load
-        return ReplicaStatus(
-            name=one.name,
-            breaker=one.breaker.value,
-            limiting_factor=one.factor.value if one.factor else None,
-            requests=one.requests,
-            requests_limit=one.requests_limit,
-            reserved_tokens=one.reserved_tokens,
-            reserved_tokens_limit=one.reserved_tokens_limit,
-            capacity_tokens=one.capacity_tokens,
-            capacity_origin=one.capacity_origin.value,
-            capacity_share=round(one.capacity_share, 4),
-            unprefilled_tokens=one.unprefilled_tokens,
-            unprefilled_tokens_limit=one.unprefilled_tokens_limit,
-            prefill_tokens_per_second=round(one.prefill_tokens_per_second, 1),
-            foreign_requests=one.foreign_requests,
-            prefix_hit_ratio=one.cached_ratio,
-            telemetry_age_seconds=one.telemetry_age_seconds,
-            stale=one.stale,
-            leaving=one.leaving,
-            running=load.running if load else None,
-            waiting=load.waiting if load else None,
-            kv_usage=load.kv_usage if load else None,
-            answers=int(self.meters.value(metrics.REPLICA_ANSWERS, (one.name,))),
-        )

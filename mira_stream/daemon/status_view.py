@@ -7,34 +7,19 @@ from pathlib import Path
 
 import aiohttp
 import msgspec
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from mira_stream.core.errors import Refusal
 from mira_stream.daemon.config import load_config
 from mira_stream.daemon.http_guard import http_token
-from mira_stream.daemon.status import PoolStatus, ReplicaStatus, Status
+from mira_stream.daemon.status import Status
+from mira_stream.daemon.status_picture import picture
 
-_BAR = 10
-_OLD_SECONDS = 10.0
 _REFRESH_SECONDS = 1.0
 _TIMEOUT_SECONDS = 5.0
 _BYTES_MAX = 16 << 20
-"""A replica takes about a kilobyte of it."""
-_FACTORS = {
-    "kv": "KV is full",
-    "prefill": "prefill budget",
-    "requests": "request limit",
-    "source_starved": "nothing to send",
-    "sink_blocked": "sink is behind",
-    "breaker": "breaker open",
-    "retry_budget": "retry budget",
-    "draining": "draining",
-}
-_WELL = {"kv", "prefill", "source_starved"}
-"""What limits a daemon that is as it should be."""
+"""A replica takes about a kilobyte of it, a source of scores as much."""
 
 
 def status_url(config: Path | None, url: str | None) -> str:
@@ -134,119 +119,3 @@ def _decoded(body: bytes, url: str) -> Status:
 
 def _no_status(url: str, why: str) -> Refusal:
     return Refusal(f"{url} is not the status of a mira-stream of this version: {why}")
-
-
-def picture(status: Status) -> RenderableType:
-    """The whole daemon: what came of the records, what is under way, and each pool with its replicas."""
-    parts: list[RenderableType] = [_heading(status), _records(status)]
-    for pool in status.pools:
-        parts += [Text(""), _pool_line(pool), _replicas(pool)]
-    return Group(*parts)
-
-
-def _heading(status: Status) -> Text:
-    minutes, seconds = divmod(int(status.uptime_seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    text = Text(f"mira-stream {status.version}  ", style="bold")
-    text.append(status.state, style="green" if status.state == "running" else "yellow")
-    text.append(f"  up {hours}:{minutes:02}:{seconds:02}", style="dim")
-    if status.reload_refused:
-        text.append(f"\nreload refused: {status.reload_refused}", style="bold red")
-    return text
-
-
-def _records(status: Status) -> Text:
-    under_way = sum(status.in_pipeline.values())
-    ended = ", ".join(f"{count:,} {outcome.replace('_', '-')}" for outcome, count in status.outcomes.items())
-    text = Text(f"{status.read:,} read = {ended}, {under_way:,} under way\n")
-    stages = ", ".join(f"{count:,} {stage.replace('_', ' ')}" for stage, count in status.in_pipeline.items())
-    text.append(f"under way: {stages}\n", style="dim")
-    rate = status.prompt_tokens / status.uptime_seconds if status.uptime_seconds else 0.0
-    text.append(
-        f"{status.objects_open} objects open; {status.segments:,} segments with {status.rows:,} rows published, "
-        f"{status.backlog_rows:,} rows to publish; {rate:,.0f} prompt tokens/s since the start",
-        style="dim",
-    )
-    return text
-
-
-def _pool_line(pool: PoolStatus) -> Text:
-    text = Text(f"{pool.group}  ", style="bold")
-    text.append(f"{pool.model}  ", style="dim")
-    if pool.stopped:
-        text.append(f"stopped: {pool.stopped}", style="bold red")
-        return text
-    text.append_text(_factor(pool.limiting_factor, "sending"))
-    text.append(f"\n{pool.window_records} records in the window", style="dim")
-    if pool.count_error_ratio is not None:
-        text.append(f"; counts off by {pool.count_error_ratio:.1%} in the mean", style="dim")
-    if pool.prefix_possible_ratio:
-        text.append(f"; prefix cache could hold {pool.prefix_possible_ratio:.0%} of the prompts", style="dim")
-    if pool.wasted_tokens:
-        wasted = ", ".join(f"{tokens:,} {cause}" for cause, tokens in sorted(pool.wasted_tokens.items()))
-        text.append(f"\nwasted tokens: {wasted}", style="dim")
-    return text
-
-
-def _factor(factor: str | None, otherwise: str) -> Text:
-    if factor is None:
-        return Text(otherwise, style="green")
-    return Text(_FACTORS.get(factor, factor), style="green" if factor in _WELL else "yellow")
-
-
-def _replicas(pool: PoolStatus) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name in ("replica", "limit", "fill"):
-        table.add_column(name, overflow="fold")
-    for one in pool.replicas:
-        limit = _factor(one.limiting_factor, "free") if one.breaker == "closed" else _breaker(one)
-        fill = _bar(one.reserved_tokens, one.reserved_tokens_limit)
-        fill.append(f" of {_short(one.reserved_tokens_limit)} KV tokens ({one.capacity_origin})")
-        table.add_row(_name(one), limit, fill)
-        table.add_row("", Text(f"{one.requests} in flight", style="dim"), _engine(one, pool))
-    return table
-
-
-def _name(one: ReplicaStatus) -> Text:
-    text = Text(one.name.removeprefix("http://"))
-    if one.leaving:
-        text.append(" leaving", style="yellow")
-    return text
-
-
-def _breaker(one: ReplicaStatus) -> Text:
-    return Text(
-        f"breaker {one.breaker.replace('_', ' ')}", style="yellow" if one.breaker != "open" else "red"
-    )
-
-
-def _bar(part: int, whole: int) -> Text:
-    share = min(1.0, part / whole) if whole else 0.0
-    full = round(share * _BAR)
-    text = Text("█" * full, style="cyan")
-    text.append("░" * (_BAR - full), style="dim")
-    return text.append(f" {share:4.0%}")
-
-
-def _engine(one: ReplicaStatus, pool: PoolStatus) -> Text:
-    """What the engine says, and what we know of its prefill and its prefix cache."""
-    text = Text(style="dim")
-    if one.running is None:
-        text.append("no metrics", style="yellow")
-    else:
-        usage = "" if one.kv_usage is None else f", KV {one.kv_usage:.0%}"
-        text.append(f"engine: {one.running} running, {one.waiting} waiting{usage}")
-    if one.foreign_requests:
-        text.append(f", {one.foreign_requests} of others", style="yellow")
-    if one.stale or (one.requests and (one.telemetry_age_seconds or 0.0) > _OLD_SECONDS):
-        text.append(f", {one.telemetry_age_seconds or 0.0:.0f} s old", style="yellow")
-    text.append(f"; {_short(one.unprefilled_tokens)} of {_short(one.unprefilled_tokens_limit)} to prefill")
-    if one.prefix_hit_ratio is not None and pool.prefix_possible_ratio:
-        text.append(f"; prefix hits {one.prefix_hit_ratio:.0%} of {pool.prefix_possible_ratio:.0%}")
-    return text.append(f"; {one.answers:,} answers")
-
-
-def _short(tokens: int) -> str:
-    if tokens >= 1_000_000:
-        return f"{tokens / 1_000_000:.1f}M"
-    return f"{tokens / 1000:,.0f}K" if tokens >= 1000 else str(tokens)

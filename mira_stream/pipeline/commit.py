@@ -18,6 +18,7 @@ from mira_stream.pipeline.account import Account, Stage
 from mira_stream.pipeline.channel import Channel, Closed
 from mira_stream.pipeline.checkpoints import Checkpoints
 from mira_stream.pipeline.fills import Fills
+from mira_stream.pipeline.letters import LatestLetters
 from mira_stream.pipeline.under_way import UnderWay
 from mira_stream.ports import Checkpoint, Clock, Ledger, Sink
 from mira_stream.telemetry import registry as metrics
@@ -27,6 +28,13 @@ _GROUP_COMMIT_MAX = 256
 _BATCH_MAX = _GROUP_COMMIT_MAX // 2
 """Outcomes on their way into the ledger, and as many behind them: a crash costs one group commit and what is in flight."""
 _OUTBOX_BYTES_MAX = 64 << 20
+_BACKLOG = (
+    metrics.SINK_BACKLOG_ROWS,
+    metrics.SINK_BACKLOG_BYTES,
+    metrics.SINK_BACKLOG_ROWS_LIMIT,
+    metrics.SINK_BACKLOG_BYTES_LIMIT,
+)
+"""What waits: rows and bytes, and how many of each may."""
 
 
 class CommitSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +80,7 @@ class Committer:
         wall: Clock,
     ) -> None:
         self.under_way = UnderWay()
+        self.letters = LatestLetters()
         self.stopped: Mapping[str, str] = {}
         self._ledger = ledger
         self._sink = sink
@@ -229,6 +238,7 @@ class Committer:
             self._account.move(Stage.RECEIVING, Stage.RECEIVED)
             labels = (self._meters.source(finished.source), received.outcome.value)
             self._meters.add(metrics.RECORDS_RECEIVED, 1, labels)
+            self.letters.see(received)
             if self._fills.add(received.partition, len(received.encoded)) or self._is_behind():
                 self._roll.set()
         else:
@@ -354,11 +364,9 @@ class Committer:
         return rows, self._outbox.bytes + self._receiving_bytes + self._fills.bytes
 
     def _refresh(self) -> None:
-        rows, size = self._waiting()
-        self._meters.set(metrics.SINK_BACKLOG_ROWS, rows)
-        self._meters.set(metrics.SINK_BACKLOG_BYTES, size)
-        self._meters.set(metrics.SINK_BACKLOG_ROWS_LIMIT, self._settings.backlog_rows_max)
-        self._meters.set(metrics.SINK_BACKLOG_BYTES_LIMIT, self._settings.backlog_bytes_max)
+        backlog = (*self._waiting(), self._settings.backlog_rows_max, self._settings.backlog_bytes_max)
+        for metric, value in zip(_BACKLOG, backlog, strict=True):
+            self._meters.set(metric, value)
 
 
 def _refuse_unless_held(trailer: Trailer, rows: Sequence[PublishedKey]) -> None:

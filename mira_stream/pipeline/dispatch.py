@@ -55,7 +55,7 @@ class Dispatcher:
         self.control = control
         self.replicas = dict(replicas)
         self.faults = Faults(pool, control, self.replicas, workplace.clock)
-        self._meters = PoolMeters(pool, control, workplace.meters, workplace.clock)
+        self._meters = PoolMeters(pool, control, workplace)
         self._shop = workplace
         self._learn = learn
         self._on_stopped = on_stopped
@@ -259,7 +259,7 @@ class Dispatcher:
         self._learn(request.prepared, reply)
         parsed = parse(reply.text, reply.finish_reason, self.pool.prompting.slots)
         if parsed.complete and not request.ended:
-            self._meters.scored(parsed)
+            self._meters.scored(request.prepared.subject.source, parsed)
             await self._finish(request, admitted, reason=None, reply=reply, parsed=parsed)
         elif request.overtaken:
             self._meters.wasted("hedge", reply.usage.prompt_tokens + reply.usage.completion_tokens)

@@ -5,21 +5,20 @@ from mira_stream.core.outcome import LimitingFactor
 from mira_stream.core.reply import ParsedReply
 from mira_stream.core.usage import Reply
 from mira_stream.pipeline.draft import Prepared
-from mira_stream.pipeline.request import PoolIdentity
-from mira_stream.ports import Clock
+from mira_stream.pipeline.request import PoolIdentity, Workplace
 from mira_stream.telemetry import registry as metrics
-from mira_stream.telemetry.meters import Meters
 
 
 class PoolMeters:
     """The counters of one pool. `factor` is what keeps it from dispatching now; None while it sends."""
 
-    def __init__(self, pool: PoolIdentity, control: PoolControl, meters: Meters, clock: Clock) -> None:
+    def __init__(self, pool: PoolIdentity, control: PoolControl, workplace: Workplace) -> None:
         self.factor: LimitingFactor | None = LimitingFactor.SOURCE_STARVED
         self._pool = pool
         self._control = control
-        self._meters = meters
-        self._clock = clock
+        self._meters = meters = workplace.meters
+        self._clock = workplace.clock
+        self._scores = workplace.scores
         meters.refresh_with(self._refresh)
 
     def answered(self, replica: str, prepared: Prepared, reply: Reply) -> None:
@@ -34,9 +33,11 @@ class PoolMeters:
             error = abs(usage.prompt_tokens / prepared.prompt_tokens - 1.0)
             meters.observe(metrics.POOL_COUNT_ERROR_RATIO, error, (self._pool.group,))
 
-    def scored(self, parsed: ParsedReply) -> None:
-        """A reply was complete."""
-        for slot in self._pool.prompting.slots:
+    def scored(self, source: str, parsed: ParsedReply) -> None:
+        """A reply to a record of `source` was complete."""
+        slots = self._pool.prompting.slots
+        self._scores.of(self._pool.group, self._meters.source(source), slots).add(parsed)
+        for slot in slots:
             self._meters.observe(
                 metrics.REPLY_SCORE_POINTS, getattr(parsed.scores, slot), (self._pool.group, slot)
             )

@@ -10,7 +10,7 @@ import structlog
 
 from mira_stream.control.intervals import IntervalSet
 from mira_stream.control.known import PendingObject
-from mira_stream.core.errors import Missing, Saturated, Transient
+from mira_stream.core.errors import Elsewhere, Missing, Saturated, Transient
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import Line, ObjectVersion, RecordKey
 from mira_stream.core.sight import FileSight, ObjectEnd
@@ -80,7 +80,7 @@ class Discovery:
     async def _list(self) -> None:
         began = self._clock()
         await self._ledger.begin_listing()
-        async for page in self._source.discover(known=self._ledger.known):
+        async for page in self._source.discover(known=self._ledger.known, newest=self._ledger.newest):
             new = await self._ledger.discover(page)
             self._meters.add(metrics.SOURCE_OBJECTS_DISCOVERED, new)
             self.first_page.set()
@@ -229,11 +229,20 @@ class ObjectReading:
         self._sight: FileSight | None = None
 
     async def run(self, *, once: bool) -> bool:
-        """Emit all records that are not done yet, then close the object; False if it is postponed instead."""
+        """Emit all records that are not done yet, then close the object; False if its tail is not settled yet."""
         if self._pending.superseded:
             await self._close_superseded()
             return True
-        end = self._checked(await self._read_to_end(once=once))
+        found = await self._read_to_end(once=once)
+        if found is None:
+            # Not ended: one that comes back unchanged, with its folder or its mount, must be shown again.
+            await self._ledger.postpone(self._version)
+            _log.info(
+                "object is not below source.uri any more; it is read if it comes back",
+                object=self._version.uri,
+            )
+            return True
+        end = self._checked(found)
         if not end.settled:
             await self._release_held()
             await self._ledger.postpone(self._version, self._sight)
@@ -272,11 +281,14 @@ class ObjectReading:
                 return told
         return self._closing_ordinal(end) + 1
 
-    async def _read_to_end(self, *, once: bool) -> ObjectEnd:
+    async def _read_to_end(self, *, once: bool) -> ObjectEnd | None:
+        """None if it was gone before anything of it was read, or nothing at all is below `source.uri`."""
         delay, reached = _READ_RETRY_SECONDS, self._next
         while True:
             try:
                 return await self._read_lines(once=once)
+            except Elsewhere:
+                return None
             except Missing:
                 return self._end_of_missing()
             except (Transient, Saturated) as error:
@@ -339,14 +351,16 @@ class ObjectReading:
         rest = IntervalSet.from_spans([(self._next, total)]) if self._next < total else IntervalSet()
         return [n for start, stop in rest.minus(self._pending.done).spans for n in range(start, stop)]
 
-    def _end_of_missing(self) -> ObjectEnd:
-        self._sight = FileSight(closed=True)
-        started = self._next > 0 or bool(self._pending.done)
+    def _end_of_missing(self) -> ObjectEnd | None:
         told = self._pending.lines
         if told is not None and self._pending.done.covers(told):
-            return ObjectEnd(told)  # it was whole before it went
-        if not started:
-            return ObjectEnd(lines=0)
+            self._sight = (
+                FileSight()
+            )  # not closed: it was whole before it went, and may grow if it comes back
+            return ObjectEnd(told)
+        if not (self._next or self._pending.done):
+            return None
+        self._sight = FileSight(closed=True)
         return ObjectEnd(
             lines=self._next, reason=Reason.TRUNCATED, message="the object was deleted while it was read"
         )

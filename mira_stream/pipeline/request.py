@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from mira_stream.control.retry import History
+from mira_stream.control.score_counts import ScoreCounts
 from mira_stream.control.window import Candidate
 from mira_stream.pipeline.account import Account
 from mira_stream.pipeline.commit import Committer
@@ -48,6 +49,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     meters: Meters
     clock: Clock
     jitter: Callable[[], float]
+    scores: ScoreCounts = msgspec.field(default_factory=ScoreCounts)
 
 
 class PoolRequest:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from mira_stream.control.score_counts import ScoreCounts
 from mira_stream.pipeline.account import Account
 from mira_stream.pipeline.commit import Committer
 from mira_stream.pipeline.dispatch import Dispatcher
@@ -31,6 +32,7 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True):
     dispatchers: Mapping[str, Dispatcher]
     watchers: Mapping[str, Watcher]
     committer: Committer
+    scores: ScoreCounts
 
 
 class Pipeline:

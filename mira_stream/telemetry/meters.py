@@ -70,6 +70,19 @@ class Meters:
         state = self.histograms.get(metric, {}).get(labels)
         return state.total / sum(state.counts) if state is not None else None
 
+    def quantile(self, metric: Metric, labels: Labels, share: float) -> float | None:
+        """Below which value `share` of a histogram's observations lie, by straight lines between its bounds; None
+        where there is none, the last bound for what lies beyond it."""
+        state = self.histograms.get(metric, {}).get(labels)
+        if state is None:
+            return None
+        below, wanted, lower = 0, share * sum(state.counts), 0.0
+        for bound, count in zip(metric.buckets, state.counts, strict=False):
+            if count and below + count >= wanted:
+                return lower + (bound - lower) * (wanted - below) / count
+            below, lower = below + count, bound
+        return metric.buckets[-1]
+
     def clear(self, metric: Metric) -> None:
         """Forget all series of a gauge whose label values have changed."""
         assert metric.kind is Kind.GAUGE, metric.name

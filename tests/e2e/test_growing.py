@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Lab, Row, conversation, replicas
+from tests.e2e.daemon import Daemon, running, scrape
+from tests.e2e.harness import NOWHERE, Lab, Row, conversation, replicas, until
+from tests.e2e.simulators import Simulator
 
 OLD = [conversation(f"old task {n}") for n in range(4)]
 NEW = [conversation(f"new task {n}") for n in range(3)]
@@ -35,6 +37,21 @@ def _run(lab: Lab) -> list[Row]:
     assert ended.code == 0, ended.stderr
     lab.audit()
     return lab.rows()
+
+
+def _unmount(lab: Lab) -> None:
+    """The folder stays, as a mount point does, and is empty."""
+    lab.lake.rename(lab.folder / "unmounted")
+    lab.lake.mkdir()
+
+
+def _mount(lab: Lab) -> None:
+    lab.lake.rmdir()
+    (lab.folder / "unmounted").rename(lab.lake)
+
+
+def _listed_at(daemon: Daemon) -> float:
+    return scrape(daemon).sum("mira_stream_source_listed_timestamp_seconds")
 
 
 @pytest.mark.parametrize("how", ["rename", "copytruncate"])
@@ -141,3 +158,68 @@ def test_a_segment_missing_above_the_checkpoint_stops_its_partition(tmp_path: Pa
         objects = [row["object"].rpartition("/lake/")[2] for row in lab.rows()]
         assert objects.count("two/b.jsonl") == 3
         assert "one/b.jsonl" not in objects
+
+
+def test_files_that_are_gone_for_a_moment_lose_nothing(tmp_path: Path) -> None:
+    """The lake is unmounted and comes back as it was: what was not read yet is read, what grows is followed on."""
+    lab = Lab(tmp_path)
+    app = lab.lake / "app.jsonl"
+    for number in range(12):
+        lab.land(f"known/{number}.jsonl", b"".join(OLD) * 8)
+    with Simulator(tmp_path / "requests.log") as sim:
+        lab.configure([sim.future_url], source={"grow_settle_seconds": 600}, log={"level": "info"})
+        with running(lab) as daemon:
+            daemon.until_read_ahead_is_full()
+            _unmount(lab)
+            sim.start()
+            until(
+                lambda: "it is read if it comes back" in daemon.log.read_text("utf-8"),
+                "a file is found to be gone",
+            )
+            _mount(lab)
+            daemon.until_scored(12 * 32)
+            _append(app, *OLD)
+            daemon.until_scored(12 * 32 + 4)
+            _unmount(lab)
+            # Two ends: the listing that ends next may have begun before.
+            for _ in range(2):
+                ended = _listed_at(daemon)
+                until(lambda ended=ended: _listed_at(daemon) > ended, "a listing shows nothing")
+            _mount(lab)
+            _append(app, *NEW)
+            daemon.until_scored(12 * 32 + 7)
+            assert daemon.terminate() == 0
+    lab.audited()
+
+
+def test_a_start_before_the_lake_is_mounted_closes_nothing(tmp_path: Path) -> None:
+    """Objects that were half read at a kill are not there at the next start: they are no dead letters, but wait."""
+    lab = Lab(tmp_path)
+    for number in range(3):
+        lab.land(f"known/{number}.jsonl", b"".join(OLD) * 50)
+    with Simulator(tmp_path / "requests.log").start() as sim:
+        lab.configure([sim.url], log={"level": "info"})
+        with running(lab) as daemon:
+            daemon.until(lambda status: status["in_pipeline"]["received"] > 0, "some are received")
+        _unmount(lab)
+        assert lab.run_once().code == 0
+        assert lab.rows()
+        _mount(lab)
+        assert len(_run(lab)) == 600
+        assert _reasons(lab.rows()) == []
+
+
+def test_objects_of_another_source_uri_wait_for_it(tmp_path: Path) -> None:
+    """What was found and not read when `source.uri` was changed stops nobody, and is read when it is below it again."""
+    lab = Lab(tmp_path)
+    for number in range(8):
+        lab.land(f"old/known/{number}.jsonl", b"".join(OLD) * 8)
+    lab.land("new/known/a.jsonl", b"".join(NEW))
+    with replicas() as urls:
+        lab.configure([NOWHERE], source={"uri": str(lab.lake / "old")}, log={"level": "info"})
+        with running(lab) as daemon:
+            daemon.until_read_ahead_is_full()
+        lab.configure(urls, source={"uri": str(lab.lake / "new")})
+        assert len(_run(lab)) == 3
+        lab.configure(urls, source={"uri": str(lab.lake)})
+        assert len(_run(lab)) == 3 + 8 * 32

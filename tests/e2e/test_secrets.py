@@ -150,7 +150,7 @@ def test_replicas_that_repeat_our_key(lab: Lab, credentials: str) -> None:
         lab.configure(urls, pools=[pool], log={"level": "debug"}, http={"token_env": "E_TOKEN"})
         with running(lab) as daemon:
             until(lambda: all(server.asked for server in servers), "every server is asked")
-            said = [_get(daemon, path) for path in ("/metrics", "/status.json", "/readyz")]
+            said = [_get(daemon, path) for path in ("/metrics", "/status.json", "/readyz", "/")]
             assert urls[0].replace(user, "") in said[1]
             daemon.terminate()
         checked = lab.command("check")

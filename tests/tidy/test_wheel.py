@@ -36,6 +36,7 @@ def test_the_wheel_carries_the_anchors_and_works_alone(tmp_path: Path) -> None:
         f"{data}/agent/group_A_dim_anchors.jsonl",
         f"{data}/README.md",
         "mira_stream/demo/samples/stories.toml",
+        *(f"mira_stream/daemon/page/{file.name}" for file in (ROOT / "mira_stream/daemon/page").iterdir()),
         "mira_stream/py.typed",
     } <= names
     code = (

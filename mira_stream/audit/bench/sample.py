@@ -94,7 +94,7 @@ async def sample(
     """Sample the lines of `source`, of the objects that are `wanted` by their name; `on_lines` is told of progress."""
     objects: Reservoir[SeenObject] = Reservoir(limits.objects, random)
     listed_bytes = 0
-    async for page in source.discover(known=lambda _: None):
+    async for page in source.discover(known=lambda _: {}):
         for seen in page:
             if wanted(seen):
                 objects.add(seen)

@@ -7,71 +7,18 @@ import aiohttp
 import msgspec
 import pytest
 from rich.console import Console
+from yarl import URL
 
 from mira_stream.core.errors import Refusal
 from mira_stream.daemon.config import HttpSection
 from mira_stream.daemon.http import CONNECTIONS_MAX, make_app, serving
 from mira_stream.daemon.http_guard import Guard, guard_of, is_loopback
-from mira_stream.daemon.status import PoolStatus, ReplicaStatus, Status
-from mira_stream.daemon.status_view import picture
+from mira_stream.daemon.status import Status
+from mira_stream.daemon.status_picture import picture
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.exporter import Exporter
 from mira_stream.telemetry.meters import Meters
-
-REPLICA = ReplicaStatus(
-    name="http://one",
-    breaker="closed",
-    limiting_factor="kv",
-    requests=3,
-    requests_limit=256,
-    reserved_tokens=200_000,
-    reserved_tokens_limit=250_000,
-    capacity_tokens=262_144,
-    capacity_origin="learned",
-    capacity_share=1.0,
-    unprefilled_tokens=40_000,
-    unprefilled_tokens_limit=131_072,
-    prefill_tokens_per_second=24_000.0,
-    foreign_requests=0,
-    prefix_hit_ratio=0.1,
-    telemetry_age_seconds=0.4,
-    stale=False,
-    leaving=False,
-    running=3,
-    waiting=0,
-    kv_usage=0.8,
-    answers=7,
-)
-
-
-def _status(**changes: object) -> Status:
-    pool = PoolStatus(
-        group="agent/A",
-        model="m",
-        limiting_factor="kv",
-        stopped=None,
-        window_records=16,
-        prefix_possible_ratio=0.12,
-        count_error_ratio=0.02,
-        wasted_tokens={"reset": 30_000},
-        replicas=[REPLICA],
-    )
-    whole = Status(
-        version="1",
-        state="running",
-        uptime_seconds=1.0,
-        read=10,
-        outcomes={"scored": 4, "dead_lettered": 1, "skipped": 0},
-        in_pipeline={"window": 3, "in_flight": 2},
-        objects_open=1,
-        segments=2,
-        rows=5,
-        backlog_rows=0,
-        prompt_tokens=1,
-        completion_tokens=1,
-        pools=[pool],
-    )
-    return msgspec.structs.replace(whole, **changes)
+from tests.fakes.statuses import status as _status
 
 
 def _play(
@@ -151,6 +98,7 @@ def test_a_port_that_is_taken_is_refused_in_words() -> None:
 
 
 PATHS = ("/metrics", "/healthz", "/readyz", "/status.json", "/none")
+PAGE = ("/", "/page/main.js", "/page/page.css", "/page/icon.svg")
 TOKEN = "a-token-of-more-than-16"
 
 
@@ -170,7 +118,43 @@ def test_no_answer_is_taken_for_more_than_text(path: str) -> None:
     _play(story)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    list(zip(PAGE, ("text/html", "text/javascript", "text/css", "image/svg+xml"), strict=True)),
+)
+def test_the_page_may_run_its_own_scripts_and_nothing_else(path: str, kind: str) -> None:
+    """Nor is it framed, kept, or taken for what it is not; no text can become markup."""
+
+    async def story(session: aiohttp.ClientSession, url: str) -> None:
+        async with session.get(f"{url}{path}") as response:
+            assert response.status == 200
+            assert response.content_type == kind
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert response.headers["Cache-Control"] == "no-store"
+            policy = response.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; ")
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert ("script-src 'self'" in policy) is (path == "/")
+        assert ("require-trusted-types-for 'script'" in policy) is (path == "/")
+
+    _play(story)
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/", "/page/index.html", "/page/../http.py", "/page/%2e%2e/http.py", "/page/x"]
+)
+def test_nothing_but_the_page_is_served(path: str) -> None:
+    """A path is one of those known, and never looked up in a folder."""
+
+    async def story(session: aiohttp.ClientSession, url: str) -> None:
+        async with session.get(URL(f"{url}{path}", encoded=True)) as response:
+            assert response.status == 404
+
+    _play(story)
+
+
+@pytest.mark.parametrize("path", [*PATHS, *PAGE])
 @pytest.mark.parametrize(
     "given",
     [None, "", "Bearer", "Bearer x", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", TOKEN, f"Digest {TOKEN}", "Basic !",
@@ -286,7 +270,7 @@ def test_a_refused_reload_stays_in_sight() -> None:
     console = Console(width=200)
     with console.capture() as capture:
         console.print(picture(status))
-    assert "reload refused: sink.uri" in capture.get()
+    assert "reload was refused: sink.uri" in capture.get()
     assert "reload" not in _status().line()
 
 

@@ -104,9 +104,9 @@ def test_trouble_in_the_middle_reads_on_without_doubling(error: MiraStreamError)
     assert log.meters.value(metrics.SOURCE_RETRIES) == 3
 
 
-def test_an_object_deleted_before_it_was_read_is_empty() -> None:
-    """Nothing of it was promised: it closes without a row."""
-    assert EventLog().read(Reading(0, Missing("gone"))) == (True, ["end 0"])
+def test_an_object_that_is_gone_before_it_was_read_is_not_ended() -> None:
+    """It has no row, and is wanted if it comes back unchanged: its folder may have been unmounted for a moment."""
+    assert EventLog().read(Reading(0, Missing("gone"))) == (True, ["postpone"])
 
 
 def test_an_object_deleted_while_it_is_read_ends_truncated() -> None:
