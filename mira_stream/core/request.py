@@ -73,6 +73,21 @@ class RequestSettings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0, le=2, description="Least temperature of a re-ask, so that the reply can differ at all."),
     ] = 0.3
+    structured_output: Annotated[
+        Literal["off", "regex", "retry_only"],
+        Meta(
+            description="Hold replies to the reply's grammar by vLLM's structured outputs: regex: always; retry_only: "
+            "when a record is asked about again."
+        ),
+    ] = "off"
+    structured_text_chars_max: Annotated[
+        int,
+        Meta(
+            ge=16,
+            le=2000,
+            description="Longest rationale and brief that structured output lets through, in characters.",
+        ),
+    ] = 400
 
 
 class PromptIds(msgspec.Struct, frozen=True):
@@ -86,14 +101,21 @@ class RequestEncoder:
     """Bodies for one model under one set of settings. All but the user message is encoded once.
 
     `model` is the name the replicas serve; with None it is left out, and a vLLM answers with the one it has.
-    The system message comes first and is byte-identical as long as it is the same string.
+    The system message comes first and is byte-identical as long as it is the same string. `reply_regex` is what
+    replies are held to where the settings want structured output.
     """
 
     __slots__ = ("_end", "_head", "_ids_end", "_reask_end", "_reask_ids_end", "_system", "_tokenize_end")
 
-    def __init__(self, settings: RequestSettings, model: str | None = None) -> None:
+    def __init__(
+        self, settings: RequestSettings, model: str | None = None, *, reply_regex: str | None = None
+    ) -> None:
+        assert reply_regex is not None or settings.structured_output == "off", (
+            "structured output needs a regex"
+        )
         self._head = b"{" + (b'"model":%b,' % _encode(model) if model is not None else b"")
-        asked, again = _sampling(settings), _sampling(settings, reask=True)
+        asked = _sampling(settings) | _structured(settings, reply_regex)
+        again = _sampling(settings, reask=True) | _structured(settings, reply_regex, reask=True)
         self._end, self._reask_end = _end(asked), _end(again)
         self._ids_end, self._reask_ids_end = _ids_end(asked), _ids_end(again)
         self._tokenize_end = _end(
@@ -149,6 +171,12 @@ def _sampling(settings: RequestSettings, *, reask: bool = False) -> dict[str, ob
         "stream": settings.stream,
         "stream_options": _STREAM_OPTIONS if settings.stream else None,
     }
+
+
+def _structured(settings: RequestSettings, regex: str | None, *, reask: bool = False) -> dict[str, object]:
+    wanted = settings.structured_output
+    held = wanted == "regex" or (wanted == "retry_only" and reask)
+    return {"structured_outputs": {"regex": regex}} if held else {}
 
 
 def _end(fields: dict[str, object]) -> bytes:

@@ -10,7 +10,8 @@ import msgspec
 from mira_stream.core.errors import Refusal
 from mira_stream.core.group import UNKNOWN, Group
 from mira_stream.core.prompt import SPECIAL_TOKENS, PromptTemplate
-from mira_stream.core.request import RequestEncoder
+from mira_stream.core.reply_regex import reply_regex
+from mira_stream.core.request import RequestEncoder, RequestSettings
 from mira_stream.core.rubric import Rubric
 from mira_stream.daemon.anchors import load_groups, load_rubric
 from mira_stream.daemon.config import Config, PoolSection, PromptSection
@@ -99,7 +100,7 @@ def _plan(section: PoolSection, config: Config, groups: dict[str, Group]) -> Poo
         group=group.id,
         slots=rubric.slots,
         template=_template(rubric, config.prompt),
-        encoder=RequestEncoder(config.request, model=model),
+        encoder=RequestEncoder(config.request, model=model, reply_regex=_reply_regex(rubric, config.request)),
         context_tokens=context,
         max_tokens=config.request.max_tokens,
         truncate=config.request.overflow == "middle",
@@ -115,6 +116,12 @@ def _plan(section: PoolSection, config: Config, groups: dict[str, Group]) -> Poo
         api_key=read_secret(section.api_key_env) if section.api_key_env else None,
         tokenizer=tokenizer,
     )
+
+
+def _reply_regex(rubric: Rubric, request: RequestSettings) -> str | None:
+    if request.structured_output == "off":
+        return None
+    return reply_regex(rubric, text_chars_max=request.structured_text_chars_max)
 
 
 def _tokenizer(section: PoolSection, config: Config) -> TokenizerPlan | None:
