@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-system node chaos soak fuzz bench docs lint format constraints clean
+.PHONY: help setup demo test test-system test-vllm node chaos soak fuzz bench docs lint format constraints clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,7 +23,7 @@ demo: setup ## Score a small live lake on two simulated replicas and audit the r
 	@$(BIN)/mira-stream demo
 
 test: setup lint ## Run all tests that need pip alone
-	@$(BIN)/python -m pytest --ignore tests/system --numprocesses logical --dist loadfile
+	@$(BIN)/python -m pytest --ignore tests/system --ignore tests/vllm --numprocesses logical --dist loadfile
 
 build/node/.ready: tests/system/package.json
 	@mkdir -p $(@D)
@@ -36,6 +36,24 @@ node: build/node/.ready ## Install the stores that tests/system runs on Node, be
 # Mounts are made in a namespace that ends with the tests.
 test-system: setup node ## Run the tests that need ops/system-packages.txt
 	@unshare $(if $(filter-out 0,$(shell id -u)),--map-root-user) --mount $(BIN)/python -m pytest tests/system
+
+VLLM := build/vllm-venv
+VLLM_TESTS := tests/vllm
+$(VLLM)/.ready: $(VLLM_TESTS)/requirements.txt $(VLLM_TESTS)/name_distribution.py
+	@echo "setting up $(VLLM): 2.5 GB, some minutes"
+	@mkdir -p $(@D) && $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install --disable-pip-version-check --only-binary :all: --no-deps -r $< > build/vllm-install.log 2>&1 \
+	  || { tail -3 build/vllm-install.log; echo "vLLM is not tested: the packages of $< cannot be had here (build/vllm-install.log)."; \
+	  echo "torch's CPU build may need an index of its own: set PIP_EXTRA_INDEX_URL. Python 3.11 to 3.14 on x86-64 Linux is needed."; exit 1; }
+	@$(VLLM)/bin/python $(VLLM_TESTS)/name_distribution.py
+	@touch $@
+
+build/vllm-model/.ready: $(VLLM_TESTS)/tiny_model.py $(VLLM)/.ready
+	@$(VLLM)/bin/python $< $(@D) > build/vllm-model.log 2>&1 || { tail -5 build/vllm-model.log; exit 1; }
+	@touch $@
+
+test-vllm: setup build/vllm-model/.ready ## Run the whole daemon against real vLLM servers on this machine's CPU
+	@$(BIN)/python -m pytest $(VLLM_TESTS)
 
 SEED ?= 1
 KILLS ?= 100
