@@ -64,15 +64,20 @@ def open_stores(config: Config, meters: Meters) -> Stores:
     return stores
 
 
-def layout_of(config: Config) -> Layout:
-    """The layout that this configuration means."""
-    return Layout(source_naming=config.source.name_from, shards=config.sink.shards, format=config.sink.format)
+def layout_of(config: Config, source_uri: str) -> Layout:
+    """The layout that this configuration means; `source_uri` as the store spells it."""
+    return Layout(
+        source_naming=config.source.name_from,
+        shards=config.sink.shards,
+        format=config.sink.format,
+        source_uri=source_uri,
+    )
 
 
 async def probe_stores(config: Config, stores: Stores) -> list[str]:
     """The start-up probe of both stores and the layout; findings for people. Raises Refusal and store errors."""
     await probe_sink(stores.sink, uuid4().hex)
-    await ensure_layout(stores.sink, layout_of(config))
+    await ensure_layout(stores.sink, layout_of(config, stores.source.uri))
     return await probe_source(stores.source)
 
 

@@ -16,7 +16,8 @@ class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         msgspec.Meta(
             min_length=1,
-            description="What is followed: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or a folder.",
+            description="What is followed: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or a folder;"
+            " frozen in the layout of the sink at first start.",
         ),
     ]
     list_seconds: Annotated[

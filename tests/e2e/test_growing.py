@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.daemon import Daemon, running, scrape
-from tests.e2e.harness import NOWHERE, Lab, Row, conversation, replicas, until
+from tests.e2e.harness import Lab, Row, conversation, replicas, until
 from tests.e2e.simulators import Simulator
 
 OLD = [conversation(f"old task {n}") for n in range(4)]
@@ -207,19 +207,3 @@ def test_a_start_before_the_lake_is_mounted_closes_nothing(tmp_path: Path) -> No
         _mount(lab)
         assert len(_run(lab)) == 600
         assert _reasons(lab.rows()) == []
-
-
-def test_objects_of_another_source_uri_wait_for_it(tmp_path: Path) -> None:
-    """What was found and not read when `source.uri` was changed stops nobody, and is read when it is below it again."""
-    lab = Lab(tmp_path)
-    for number in range(8):
-        lab.land(f"old/known/{number}.jsonl", b"".join(OLD) * 8)
-    lab.land("new/known/a.jsonl", b"".join(NEW))
-    with replicas() as urls:
-        lab.configure([NOWHERE], source={"uri": str(lab.lake / "old")}, log={"level": "info"})
-        with running(lab) as daemon:
-            daemon.until_read_ahead_is_full()
-        lab.configure(urls, source={"uri": str(lab.lake / "new")})
-        assert len(_run(lab)) == 3
-        lab.configure(urls, source={"uri": str(lab.lake)})
-        assert len(_run(lab)) == 3 + 8 * 32

@@ -114,6 +114,20 @@ def test_a_layout_that_disagrees(lab: Lab) -> None:
         assert lab.rows() == before
 
 
+@pytest.mark.parametrize("folder", ["lake/known", "lake/../other"])
+def test_another_folder_of_the_lake(lab: Lab, folder: str) -> None:
+    """Below another `source.uri` the same records would go to other chains: refused, also with a ledger of its own."""
+    with replicas(count=1) as urls:
+        lab.configure(urls)
+        before = lab.scored()
+        ledger = {"path": str(lab.folder / "another" / "ledger.sqlite")}
+        lab.configure(urls, source={"uri": str(lab.folder / folder)}, ledger=ledger)
+        ended = lab.run_once()
+        assert ended.code == 2, ended
+        assert f"source_uri (source.uri) is 'file://{lab.lake}' there" in ended.stderr
+        assert lab.rows() == before
+
+
 def test_a_second_daemon_on_one_ledger(lab: Lab) -> None:
     """A second daemon is refused with the process that holds the ledger; the first goes on and ends well."""
     with replicas(count=1) as urls:

@@ -1,15 +1,22 @@
 """The layout of a sink is frozen at first start."""
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
 from mira_stream.core.errors import Refusal, Transient, TransientKind
+from mira_stream.core.sight import StoredObject
+from mira_stream.sink.checkpoints import checkpoint_key
+from mira_stream.sink.format import segment_key
 from mira_stream.sink.layout import LAYOUT_KEY, Layout, ensure_layout, read_layout
 from tests.fakes.memory_store import FaultyStore, MemoryStore, failing
+from tests.fakes.segments import PARTITION
 
-LAYOUT = Layout(source_naming="first component of the key", shards=2, format="jsonl.zst")
+LAYOUT = Layout(
+    source_naming="first component of the key", shards=2, format="jsonl.zst", source_uri="s3://lake/raw"
+)
 LOST = Transient(TransientKind.RESET, "connection reset")
 
 
@@ -31,6 +38,7 @@ def test_a_new_sink_is_laid_out_once() -> None:
         "source_naming": "first component of the key",
         "shards": 2,
         "format": "jsonl.zst",
+        "source_uri": "s3://lake/raw",
     }
 
 
@@ -77,3 +85,66 @@ def test_a_lost_answer_is_read_back() -> None:
     asyncio.run(ensure_layout(FaultyStore(MemoryStore(), after=[failing(LOST)]), LAYOUT))
     with pytest.raises(Transient):
         asyncio.run(ensure_layout(FaultyStore(MemoryStore(), before=[failing(LOST)]), LAYOUT))
+
+
+ELSEWHERE = msgspec.structs.replace(LAYOUT, source_uri="s3://lake")
+
+
+def test_another_folder_of_the_same_lake_is_refused() -> None:
+    """Below it the same objects have other sources, so other chains: each daemon would publish all of them."""
+    store = MemoryStore()
+    asyncio.run(ensure_layout(store, LAYOUT))
+    with pytest.raises(
+        Refusal, match=r"source_uri \(source.uri\) is 's3://lake/raw' there and 's3://lake' here"
+    ):
+        asyncio.run(ensure_layout(store, ELSEWHERE))
+
+
+def test_a_layout_of_an_earlier_release_takes_the_first_source_that_comes() -> None:
+    """It says none, and is not written over: what was said first stands beside it, and holds from then on."""
+    store = MemoryStore()
+    old = b'{"version":1,"source_naming":"first component of the key","shards":2,"format":"jsonl.zst"}'
+    store.put(LAYOUT_KEY, old)
+    asyncio.run(ensure_layout(store, LAYOUT))
+    asyncio.run(ensure_layout(store, LAYOUT))
+    assert store.objects[LAYOUT_KEY] == old
+    with pytest.raises(Refusal, match="'s3://lake/raw' there"):
+        asyncio.run(ensure_layout(store, ELSEWHERE))
+    assert asyncio.run(read_layout(store)) == LAYOUT
+
+
+@pytest.mark.parametrize("key", [segment_key(PARTITION, 7), checkpoint_key(PARTITION, 7)])
+def test_a_layout_that_was_deleted_is_not_written_anew(key: str) -> None:
+    """With other shards all that is published would be published again; what has to be restored is said."""
+    store = MemoryStore()
+    store.put(key, b"")
+    with pytest.raises(Refusal, match=r"layout\.json is gone") as refusal:
+        asyncio.run(ensure_layout(store, LAYOUT))
+    assert '"shards":2' in refusal.value.hint
+    assert LAYOUT_KEY not in store.objects
+
+
+def test_a_daemon_that_starts_beside_a_quick_one_takes_its_layout() -> None:
+    """The other wrote the layout and published after we had looked for it, and before we looked for segments."""
+    inner = MemoryStore()
+
+    def publish() -> None:
+        inner.put(LAYOUT_KEY, msgspec.json.encode(LAYOUT))
+        inner.put(segment_key(PARTITION, 0), b"")
+
+    asyncio.run(ensure_layout(_AfterFirstLook(inner, publish), LAYOUT))
+
+
+class _AfterFirstLook(FaultyStore):
+    """Something happens once the first look has found nothing."""
+
+    def __init__(self, inner: MemoryStore, then: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self._then: Callable[[], None] | None = then
+
+    async def head(self, key: str) -> StoredObject | None:
+        found = await super().head(key)
+        if self._then is not None:
+            self._then()
+            self._then = None
+        return found
