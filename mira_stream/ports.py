@@ -92,6 +92,9 @@ class Checkpoint(Protocol):
     def seq(self) -> int:
         """The last segment that it covers; it covers all before too."""
 
+    def plan_id(self, seq: int) -> str | None:
+        """Of a segment that it was the first to cover, as is that at its own seq; None for any other."""
+
     def entries(self) -> Iterator[Cumulated]:
         """One per object version and generation, ascending, in bounded memory; blocking. Raises Corrupt."""
 
@@ -153,6 +156,9 @@ class Ledger(Protocol):
     async def chains(self) -> dict[str, int]:
         """For each partition the next seq."""
 
+    async def last_plans(self) -> Mapping[str, tuple[int, str]]:
+        """For each partition the seq of its last segment and its plan id, if the ledger has seen it published."""
+
     async def backlogs(self) -> Sequence[Backlog]:
         """What waits, per partition."""
 
@@ -178,6 +184,10 @@ class Sink(Protocol):
 
     async def rows(self, partition: str, seq: int) -> Sequence[PublishedKey]:
         """The keys and outcomes of a published segment's rows."""
+
+    async def plan_id(self, partition: str, seq: int) -> str | None:
+        """Of the segment that stands there, or stood there before it expired under a checkpoint; None if nothing tells.
+        Raises Corrupt."""
 
     async def survey(self) -> Mapping[str, Chain]:
         """Every chain that has a segment or a checkpoint, by one listing."""

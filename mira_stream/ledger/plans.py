@@ -119,7 +119,7 @@ class Plans:
         assert kept is not None, f"{plan.partition} {plan.seq} was never sealed"
         assert kept.trailer == plan.trailer, f"{plan.partition} {plan.seq} is not the plan that was sealed"
         self._outcomes.drop_sealed(partition_id, through=kept.through, held=kept.held)
-        self._partitions.move_on(partition_id, plan.seq + 1)
+        self._partitions.move_on(partition_id, plan.seq + 1, plan.plan_id)
         self._publish(_holding(kept.trailer, ()), kept.trailer.lines)
 
     def _publish(self, holding: _Holding, lines: Sequence[ObjectLines], *, adopted: bool = False) -> None:
@@ -145,7 +145,7 @@ class Plans:
             return []
         assert trailer.seq == next_seq, f"{trailer.partition}: {trailer.seq} adopted before {next_seq}"
         # The sealed plan goes first: its rows that the rival does not have are planned anew.
-        self._partitions.move_on(partition_id, trailer.seq + 1)
+        self._partitions.move_on(partition_id, trailer.seq + 1, trailer.plan_id)
         holding = _holding(trailer, rows)
         has_rows = self._outcomes.last_number() > 0  # at a rebuild there are none to look for
         dropped = [
@@ -161,7 +161,7 @@ class Plans:
         partition_id = self._partitions.id_of(checkpoint.partition)
         if checkpoint.seq < self._partitions.next_seq(partition_id):
             return []
-        self._partitions.move_on(partition_id, checkpoint.seq + 1)
+        self._partitions.move_on(partition_id, checkpoint.seq + 1, checkpoint.plan_id(checkpoint.seq))
         has_rows = self._outcomes.last_number() > 0
         dropped: list[Received] = []
         for entry in checkpoint.entries():

@@ -7,7 +7,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from mira_stream.core.errors import Refusal
-from mira_stream.ledger import files
+from mira_stream.ledger import files, partitions
 from mira_stream.ledger.settings import LedgerSettings
 
 VERSION = 1
@@ -132,6 +132,7 @@ def open_writer(
         db.execute(_PENDING_INDEX)
         db.execute(files.TABLE)
         db.execute(files.HOT_INDEX)
+        db.execute(partitions.TABLE)
         yield db
 
 

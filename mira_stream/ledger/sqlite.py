@@ -194,6 +194,10 @@ class SqliteLedger:
         """For each partition the next seq."""
         return await self._write(self._tables.partitions.chains)
 
+    async def last_plans(self) -> dict[str, tuple[int, str]]:
+        """For each partition of which it is known: the seq of its last segment, and its plan id."""
+        return await self._write(self._tables.partitions.last_plans)
+
     async def backlogs(self) -> Sequence[Backlog]:
         """What waits, per partition; outcomes of an earlier process wait since this one began."""
         return await self._write(lambda: self._tables.outcomes.backlogs(self._opened_at, self._opened_with))

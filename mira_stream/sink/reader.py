@@ -183,6 +183,17 @@ class SegmentReader:
         segment = await self.find(partition, seq)
         return None if segment is None else segment.trailer
 
+    async def plan_id(self, partition: str, seq: int) -> str | None:
+        """Of the segment that stands there, or stood there by the word of the first checkpoint above it.
+
+        None if nothing tells. Raises Corrupt.
+        """
+        trailer = await self.trailer(partition, seq)
+        if trailer is not None:
+            return trailer.plan_id
+        covering = [one for one in await self.checkpoints(partition) if one >= seq]
+        return (await self.open_checkpoint(partition, min(covering))).plan_id(seq) if covering else None
+
     async def find(self, partition: str, seq: int) -> Segment | None:
         """The segment at (partition, seq), as far as its end tells, or None if there is none. Raises Corrupt."""
         return await self.patience.until_known(lambda: self.look(partition, seq))

@@ -813,6 +813,9 @@ class _Checkpoint:
     partition = ONE
     seq = 4
 
+    def plan_id(self, seq: int) -> str | None:
+        return "c" * 32 if seq == self.seq else None
+
     def entries(self) -> Iterator[Cumulated]:
         yield Cumulated(A.uri, A.etag, 0, ((0, 3),), 3)
         yield Cumulated(B.uri, B.etag, 1, ((5, 6),))
@@ -829,6 +832,7 @@ def test_a_checkpoint_is_adopted_whole(play: Play) -> None:
         dropped = await ledger.adopt_checkpoint(_Checkpoint())
         assert [(one.partition, one.key) for one in dropped] == [(ONE, RecordKey(A, 1))]
         assert await ledger.chains() == {ONE: 5}
+        assert await ledger.last_plans() == {ONE: (4, "c" * 32)}
         assert await ledger.adopt_checkpoint(_Checkpoint()) == [], "known already"
         assert await ledger.is_published(RecordKey(A, 2))
         assert await ledger.is_published(RecordKey(B, 5, 1))

@@ -42,6 +42,35 @@ def test_without_its_ledger_progress_is_rebuilt_from_the_sink(tmp_path: Path) ->
     assert {row["segment"] for row in before} < {row["segment"] for row in after}
 
 
+def test_a_ledger_that_was_parted_from_its_sink(tmp_path: Path) -> None:
+    """The sink is put back from a backup, and a machine without our ledger goes on: ours is refused, and nothing is
+    doubled; moved away, it is rebuilt, and nothing is lost."""
+    lab = Lab(tmp_path)
+    lab.land("claude_cli/a.jsonl", RECORDS)
+    with replicas(count=1) as urls:
+        lab.configure(urls)
+        lab.scored()
+        shutil.copytree(lab.scores, tmp_path / "backup")
+        lab.land("claude_cli/b.jsonl", conversation("Ours."))
+        lab.scored()
+        shutil.rmtree(lab.scores)
+        shutil.move(tmp_path / "backup", lab.scores)
+        shutil.move(tmp_path / "ledger", tmp_path / "ours")
+        lab.land("claude_cli/c.jsonl", conversation("Theirs."))
+        lab.land("claude_cli/b.jsonl", conversation("Later.") * 2)
+        lab.scored()
+        shutil.rmtree(tmp_path / "ledger")
+        shutil.copytree(tmp_path / "ours", tmp_path / "ledger")
+        before = lab.rows()
+        refused = lab.run_once()
+        assert refused.code == 2, refused
+        assert "is another one" in refused.stderr
+        assert "move the ledger away" in refused.stderr
+        assert lab.rows() == before
+        shutil.rmtree(tmp_path / "ledger")
+        assert len(lab.scored()) == 40 + 2 + 1
+
+
 def test_two_daemons_with_ledgers_of_their_own_double_nothing(tmp_path: Path) -> None:
     """Rivals on one sink, started together by mistake: both end well, every record is there once."""
     lab = Lab(tmp_path)

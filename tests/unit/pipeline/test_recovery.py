@@ -96,8 +96,8 @@ def test_a_ledger_behind_the_sink_catches_up(tmp_path: Path) -> None:
     assert _ordinals(store, tmp_path) == [0, 1, 2, 3, 4, 9]
 
 
-def test_a_ledger_in_step_reads_no_segment(tmp_path: Path) -> None:
-    """The usual start costs one listing, however many segments there are."""
+def test_a_ledger_in_step_reads_no_segment_but_the_last(tmp_path: Path) -> None:
+    """The usual start costs one listing and one look for each chain, however many segments there are."""
     store = MemoryStore()
     _write(tmp_path, store, *[[n] for n in range(5)])
     reads: list[str] = []
@@ -107,7 +107,7 @@ def test_a_ledger_in_step_reads_no_segment(tmp_path: Path) -> None:
             await recover(lab.ledger, _Noting(lab, reads), lab.committer)
 
     asyncio.run(life())
-    assert reads == ["survey"]
+    assert reads == ["survey", "plan_id 4"]
 
 
 class _Noting:
@@ -121,9 +121,9 @@ class _Noting:
         self._calls.append("survey")
         return await self._lab.sink.survey()
 
-    async def trailer(self, partition: str, seq: int) -> object:
-        self._calls.append(f"trailer {seq}")
-        return await self._lab.sink.trailer(partition, seq)
+    async def plan_id(self, partition: str, seq: int) -> object:
+        self._calls.append(f"plan_id {seq}")
+        return await self._lab.sink.plan_id(partition, seq)
 
 
 @pytest.mark.parametrize("waiting", [[], [8]])
@@ -178,6 +178,44 @@ def test_a_gap_behind_what_the_ledger_knows_is_refused(tmp_path: Path) -> None:
     del store.objects[segment_key(PARTITION, 0)]
     with pytest.raises(Refusal, match="has lost segment 0"):
         _recovered(tmp_path / "old", store)
+
+
+@pytest.mark.parametrize("expired", [False, True])
+@pytest.mark.parametrize("more", [[], [[8]]])
+def test_a_ledger_that_was_parted_from_its_sink_is_refused(
+    tmp_path: Path, more: list[list[int]], *, expired: bool
+) -> None:
+    """The sink was put back from a backup and went on with another ledger: what ours knows as published is not there,
+    and what is there we would publish again. A new ledger goes on, and loses nothing."""
+    store, other = MemoryStore(), MemoryStore()
+    _write(tmp_path / "ours", other, [0, 1])
+    store.objects = dict(other.objects)
+    _write(tmp_path / "ours", other, [2, 3])
+    _write(tmp_path / "theirs", store, [4, 5], *more)
+    if expired:
+        _checkpoint(tmp_path / "third", store, 1, expired=[0, 1])
+    before = dict(store.objects)
+    with pytest.raises(Refusal, match=r"segment 1 of .* is another one") as refusal:
+        _recovered(tmp_path / "ours", store, again=range(9))
+    assert "move the ledger away" in refusal.value.hint
+    assert store.objects == before
+    assert _recovered(tmp_path / "rebuilt", store, again=range(9)) == 9
+
+
+def test_of_several_chains_the_one_that_was_parted_is_stopped(tmp_path: Path) -> None:
+    """The others go on."""
+    store, other = MemoryStore(), MemoryStore()
+    _write(tmp_path / "ours", other, [0, 1])
+    _write(tmp_path / "theirs", store, [4, 5])
+    _write(tmp_path / "ours", other, [7], partition=OTHER)
+    store.put(segment_key(OTHER, 0), other.objects[segment_key(OTHER, 0)])
+
+    async def life() -> None:
+        async with laboratory(tmp_path / "ours", store=store) as lab:
+            await recover(lab.ledger, lab.sink, lab.committer)
+            assert list(lab.committer.stopped) == [PARTITION]
+
+    asyncio.run(life())
 
 
 def test_recovery_of_nothing_is_nothing(tmp_path: Path) -> None:
