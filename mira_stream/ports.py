@@ -76,9 +76,12 @@ class Source(Protocol):
         """All lines of that version, in order, from ordinal 0; the last batch carries the end.
 
         Never raises for what the bytes are: damage is an `end.reason`. Raises Transient for I/O trouble, Missing if
-        the object is gone. `once` decides about unsettled tails as the design says for `--once`. A local file that no
-        longer begins with `prefix` is overwritten; one that was renamed in its folder is read there.
+        the object is gone, Denied if we may not read it. `once` decides about unsettled tails as the design says. A
+        local file that no longer begins with `prefix` is overwritten; one renamed in its folder is read there.
         """
+
+    async def check(self) -> None:
+        """Raises Transient, Saturated or Refusal if nothing at all can be had of the source now."""
 
 
 class Checkpoint(Protocol):
@@ -93,7 +96,7 @@ class Checkpoint(Protocol):
         """The last segment that it covers; it covers all before too."""
 
     def plan_id(self, seq: int) -> str | None:
-        """Of a segment that it was the first to cover, as is that at its own seq; None for any other."""
+        """Of a segment that it was the first to cover; None for any other."""
 
     def entries(self) -> Iterator[Cumulated]:
         """One per object version and generation, ascending, in bounded memory; blocking. Raises Corrupt."""
@@ -103,8 +106,7 @@ class Ledger(Protocol):
     """The durable write-ahead cache of one daemon. Everything it returns from has been synced to disk."""
 
     def known(self, uris: Sequence[str]) -> Mapping[str, str]:
-        """The `change` mark of the last sight of each uri that is known, with `UNSETTLED` behind it if it is to be
-        shown again even if unchanged. A quick read for a page of them."""
+        """The `change` mark of each known uri, with `UNSETTLED` behind it if it is wanted even if unchanged. Quick."""
 
     def newest(self, below: str) -> Sequence[str]:
         """The greatest known uri of the folder `below`, and of some of the last folders in it. A quick read."""
@@ -121,20 +123,20 @@ class Ledger(Protocol):
     async def next_pending(
         self, limit: int, exclude: frozenset[str], *, wanted: Callable[[str], bool] = lambda _: True
     ) -> Sequence[PendingObject]:
-        """Up to `limit` pending objects in order of discovery, whose uri is not in `exclude`; not those postponed,
-        and only of sources that are `wanted`, which may be asked in another thread."""
+        """Up to `limit` pending objects of `wanted` sources (asked in any thread) in order of discovery, whose uri is not
+        in `exclude`; not those postponed."""
 
     async def postpone(self, version: ObjectVersion, sight: FileSight | None = None) -> None:
         """The object is not settled: pending again at the next discovery."""
+
+    async def put_off(self, version: ObjectVersion) -> None:
+        """The object cannot be read now: pending again at the next discovery."""
 
     async def end_object(self, version: ObjectVersion, lines: int, sight: FileSight | None = None) -> None:
         """The end of the object was read: `lines` rows in all. Called before its last row is received."""
 
     async def receive(self, received: Sequence[Received]) -> Sequence[bool]:
-        """Make outcomes durable in one transaction, in this order (the caller groups: at most 256 or 50 ms).
-
-        For each: False if that record is received or published already.
-        """
+        """Make outcomes durable, in this order; for each: False if it is received or published already."""
 
     async def seal(self, partition: str) -> Plan | None:
         """Fix the next plan of the partition, durable; the unconfirmed one if there is one; None if nothing waits."""
@@ -147,8 +149,8 @@ class Ledger(Protocol):
         stored copies of its rows and the sealed plan of that seq. Returns the keys of the dropped rows."""
 
     async def adopt_checkpoint(self, checkpoint: Checkpoint) -> Sequence[Received]:
-        """The chain is published up to that checkpoint: take over all that it says, in one transaction, and go on
-        behind it. Returns the stored outcomes of ours that are published there, now dropped. Idempotent."""
+        """The chain is published up to that checkpoint: take over all of it at once, and go on behind it.
+        Returns the stored outcomes of ours that are published there, now dropped. Idempotent."""
 
     async def holding(self, version: ObjectVersion, generation: int) -> Holding:
         """What is published, and received, of an object version in that generation; empty for an unknown one."""
@@ -186,8 +188,7 @@ class Sink(Protocol):
         """The keys and outcomes of a published segment's rows."""
 
     async def plan_id(self, partition: str, seq: int) -> str | None:
-        """Of the segment that stands there, or stood there before it expired under a checkpoint; None if nothing tells.
-        Raises Corrupt."""
+        """Of the segment that stands there, or did by a checkpoint's word; None if nothing tells. Raises Corrupt."""
 
     async def survey(self) -> Mapping[str, Chain]:
         """Every chain that has a segment or a checkpoint, by one listing."""

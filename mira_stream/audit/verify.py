@@ -8,7 +8,7 @@ from mira_stream.audit.chains import Chains, Published
 from mira_stream.audit.report import NAMES_KEPT, Audit, FaultKind, Findings
 from mira_stream.audit.resume import Resume
 from mira_stream.audit.spans import named, size
-from mira_stream.core.errors import Missing, Permanent, Saturated, Transient
+from mira_stream.core.errors import Denied, Missing, Permanent, Saturated, Transient
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import ObjectVersion
 from mira_stream.core.sight import ObjectEnd, SeenObject
@@ -176,7 +176,7 @@ class _Verification:
             end = await self._sink.patience.until_known(lambda: self._count(version))
         except Missing:
             end = ObjectEnd(0, reason=Reason.OVERWRITTEN)
-        except (Transient, Saturated, Permanent) as error:
+        except (Transient, Saturated, Permanent, Denied) as error:
             self._unread.append(f"{version.uri}: {error}")
             return None
         finally:

@@ -20,6 +20,10 @@ class Refusal(MiraStreamError):
         self.hint = hint
 
 
+class Denied(Refusal):
+    """We have no permission: a refusal where nothing can be had, else the trouble of one object alone."""
+
+
 class TransientKind(StrEnum):
     """What kind of passing trouble it was; control/retry.py blames a record only for some of them."""
 

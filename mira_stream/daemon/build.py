@@ -37,9 +37,10 @@ from mira_stream.pipeline.channel import Channel
 from mira_stream.pipeline.commit import CommitSettings, Committer
 from mira_stream.pipeline.dispatch import Dispatcher
 from mira_stream.pipeline.draft import Prepared
+from mira_stream.pipeline.left_objects import LeftObjects, ReadSettings
 from mira_stream.pipeline.prepare import PoolEntry, Preparer, Tools
 from mira_stream.pipeline.raw import RawChannel, RawRecord
-from mira_stream.pipeline.read import Discovery, Reader, ReadSettings
+from mira_stream.pipeline.read import Discovery, Reader
 from mira_stream.pipeline.replays import Replayer, ReplayTools
 from mira_stream.pipeline.request import PoolIdentity, Workplace
 from mira_stream.pipeline.rows import Fingerprints, RowMaker
@@ -215,14 +216,18 @@ def _intake(
 ) -> _Intake:
     channels = _channels(plans, meters)
     settings = ReadSettings(
-        list_seconds=config.source.list_seconds, open_objects_max=config.source.open_objects_max, once=once
+        list_seconds=config.source.list_seconds,
+        open_objects_max=config.source.open_objects_max,
+        once=once,
+        vanished_seconds=config.source.grow_settle_seconds,
     )
     source, ledger = adapters.source, adapters.ledger
 
     def route(name: str) -> RawChannel:
         return channels[plan.group if (plan := pool_for(plans, name)) else _NO_POOL]
 
-    reader = Reader(source, ledger, committer, route=route, meters=meters, settings=settings)
+    left = LeftObjects(ledger, settings=settings, clock=time.monotonic, meters=meters)
+    reader = Reader(source, ledger, committer, route=route, meters=meters, left=left)
     says_its_source = SourceNaming.parse(config.source.name_from).field is not None
     tools = ReplayTools(
         source_of=adapters.source_of,

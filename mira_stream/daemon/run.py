@@ -143,3 +143,7 @@ def _tell_end(daemon: Daemon) -> None:
         _log.warning(
             "files that may still be written to were left unread, wholly or at their end", files=unsettled
         )
+    unreadable = len(daemon.pipeline.stages.reader.left)
+    unreadable += int(daemon.meters.value(metrics.SOURCE_NAMES_IGNORED, ("denied",)))
+    if unreadable:
+        _log.error("objects could not be read, and are left for the next start", objects=unreadable)

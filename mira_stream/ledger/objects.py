@@ -195,6 +195,12 @@ class Objects:
         self._files.postpone(known.id, sight)
         self._db.execute("UPDATE objects SET state = ? WHERE id = ?", (State.POSTPONED, known.id))
 
+    def put_off(self, version: ObjectVersion) -> None:
+        """Not readable: pending again as after `postpone`; whether a listing waits for it stays as it was."""
+        known = self._get(version)
+        self._in_hand.discard(known.id)
+        self._db.execute("UPDATE objects SET state = ? WHERE id = ?", (State.POSTPONED, known.id))
+
     def end(self, version: ObjectVersion, lines: int, sight: FileSight | None = None) -> None:
         """The end was read."""
         assert lines >= 0, lines

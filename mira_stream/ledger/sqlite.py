@@ -142,6 +142,10 @@ class SqliteLedger:
         """The object is not settled: pending again at the next discovery."""
         await self._write(lambda: self._tables.objects.postpone(version, sight))
 
+    async def put_off(self, version: ObjectVersion) -> None:
+        """The object cannot be read now: pending again at the next discovery."""
+        await self._write(lambda: self._tables.objects.put_off(version))
+
     async def end_object(self, version: ObjectVersion, lines: int, sight: FileSight | None = None) -> None:
         """The end of the object was read: `lines` rows in all."""
         await self._write(lambda: self._tables.objects.end(version, lines, sight))

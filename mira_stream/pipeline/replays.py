@@ -11,7 +11,7 @@ import structlog
 
 from mira_stream.control.intervals import IntervalSet
 from mira_stream.control.known import Holding
-from mira_stream.core.errors import Corrupt, Missing, Saturated, Transient
+from mira_stream.core.errors import Corrupt, Denied, Missing, Saturated, Transient
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.replay import Refused, RefusedRange, ReplayAnswer
@@ -19,8 +19,9 @@ from mira_stream.core.segment import ObjectRange
 from mira_stream.core.sight import LineBatch
 from mira_stream.pipeline.channel import Closed
 from mira_stream.pipeline.commit import Committer
+from mira_stream.pipeline.left_objects import ReadSettings
+from mira_stream.pipeline.object_reading import Emit
 from mira_stream.pipeline.raw import RawChannel, RawRecord, Route
-from mira_stream.pipeline.read import Emit, ReadSettings
 from mira_stream.ports import Ledger, Replays, Source
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
@@ -29,6 +30,7 @@ _log = structlog.get_logger(__name__)
 _REQUESTS_OPEN_MAX = 32
 _RETRY_SECONDS = 0.5
 _RETRY_SECONDS_MAX = 30.0
+_TRIES_MAX = 5
 
 
 class ReplayTools(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,12 +210,15 @@ class Replayer:
         return _Found(absent.intersection(before.published), source, holding)
 
     async def _read(self, asked: _Asked, found: _Found) -> None:
+        """What cannot be had in some tries is left for the next look, and holds up no other replay."""
         delay, rest = _RETRY_SECONDS, found.ordinals
-        while rest:
-            rest = await self._try_to_read(asked, found._replace(ordinals=rest))
+        for tries in range(1, _TRIES_MAX + 1):
             if rest:
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, _RETRY_SECONDS_MAX)
+                rest = await self._try_to_read(asked, found._replace(ordinals=rest))
+            if not rest or tries == _TRIES_MAX:
+                return
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _RETRY_SECONDS_MAX)
 
     async def _try_to_read(self, asked: _Asked, found: _Found) -> IntervalSet:
         """The lines that have to be tried again."""
@@ -222,7 +227,7 @@ class Replayer:
             await reading.run()
         except Missing:
             asked.refuse(Refused.GONE, reading.rest)
-        except (Transient, Saturated) as error:
+        except (Transient, Saturated, Denied) as error:
             self._tools.meters.add(metrics.SOURCE_RETRIES)
             _log.warning("replay: read failed, trying again", object=asked.version.uri, error=str(error))
             return reading.rest

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mira_stream.core.errors import AlreadyExists, Missing, Refusal, Saturated, Transient, TransientKind
+from mira_stream.core.errors import AlreadyExists, Denied, Missing, Saturated, Transient, TransientKind
 
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -35,7 +35,7 @@ def operating_errors(doing: str) -> Iterator[None]:
         if error.errno in _FULL:
             raise Saturated(f"{problem}: make room; it is tried again until there is some") from error
         if error.errno in _FORBIDDEN:
-            raise Refusal(problem, "give the user of this process access to that folder") from error
+            raise Denied(problem, "give the user of this process access to it") from error
         raise Transient(TransientKind.SERVER, problem) from error
 
 

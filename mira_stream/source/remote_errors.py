@@ -6,6 +6,7 @@ from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionErr
 
 from mira_stream.core.errors import (
     AlreadyExists,
+    Denied,
     MiraStreamError,
     Missing,
     Overwritten,
@@ -70,7 +71,7 @@ def translated(error: Exception, doing: str) -> MiraStreamError:
         )
         return Transient(TransientKind.SERVER, f"{problem} ({advice})", status)
     if is_denied(error):
-        return Refusal(problem, _DENIED_HINT)
+        return Denied(problem, _DENIED_HINT)
     if type(error).__name__ == "InvalidPathError":
         return Refusal(problem, _PATH_HINT)
     if status == 404 or isinstance(error, FileNotFoundError):

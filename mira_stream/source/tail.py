@@ -6,7 +6,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from typing import TypeVar
 
-from mira_stream.core.errors import Elsewhere, MiraStreamError, Missing, Overwritten
+import structlog
+
+from mira_stream.core.errors import Denied, Elsewhere, MiraStreamError, Missing, Overwritten
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.record import ObjectVersion
 from mira_stream.core.sight import Beside, LineBatch, ObjectEnd, Prefix, SeenObject, StoredObject, change_of
@@ -20,7 +22,9 @@ from mira_stream.source.settings import SourceSettings
 from mira_stream.source.store_settings import OnRefused, ignore_refused
 
 T = TypeVar("T")
+_log = structlog.get_logger(__name__)
 RANGE_BYTES = 8 << 20
+_TOLD_MAX = 1_000
 
 
 class TailSource:
@@ -33,7 +37,7 @@ class TailSource:
         wall_clock: seconds since the epoch, to be compared with the times of files.
         executor: where bytes are decompressed and local files read; default: one of its own, see `close`.
         on_ignored: told, per listing, why and how many names are no objects: `name`, `hidden`, `temporary`,
-            `unsettled` (a local file without a complete line), `no_etag`.
+            `unsettled` (a local file without a complete line), `denied` (one that we may not read), `no_etag`.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class TailSource:
         self._executor = executor or self._owned
         self._on_ignored = on_ignored
         self._filter = NameFilter(settings.include)
+        self._denied: list[tuple[str, Denied]] = []
+        self._told_denied: set[str] = set()
         # A local file that grows or is replaced keeps its place in the order: only full listings see it.
         self._plan = ListingPlan(settings.full_list_seconds, is_sorted=not isinstance(store, LocalStore))
 
@@ -94,6 +100,11 @@ class TailSource:
             async for batch in batches:
                 yield batch
 
+    async def check(self) -> None:
+        """One page of a listing."""
+        async for _ in self._store.list():
+            return
+
     def source_of(self, uri: str) -> str | None:
         """The source of the object at `uri`, which need not exist; None if none of this store's objects can be there."""
         key = uri.removeprefix(f"{self._store.uri}/")
@@ -119,6 +130,7 @@ class TailSource:
             etags = [entry.etag for entry in changed]
         if unsettled := etags.count(None):
             self._on_ignored("unsettled", unsettled)
+        self._tell_denied()
         found = [(entry, etag) for entry, etag in zip(changed, etags, strict=True) if etag]
         beside = await self._beside([entry for entry, _ in found], marks)
         return [self._seen_object(entry, etag, beside.get(entry.key, ())) for entry, etag in found]
@@ -169,12 +181,24 @@ class TailSource:
         return f"{self._store.uri}/{key}"
 
     def _identity(self, store: LocalStore, entry: StoredObject) -> str | None:
-        """None: not settled enough to have one; empty: gone."""
+        """None: not settled enough to have one; empty: gone, or denied to us."""
         try:
             with store.open(entry.key) as file:
                 return identity(file, self._settings, now=self._wall_clock())
         except Missing:
             return ""
+        except Denied as error:
+            self._denied.append((entry.key, error))
+            return ""
+
+    def _tell_denied(self) -> None:
+        """Each is counted at every listing, and said once; told here, as the receiver need not be thread-safe."""
+        denied, self._denied = self._denied, []
+        for key, error in denied:
+            self._on_ignored("denied", 1)
+            if key not in self._told_denied and len(self._told_denied) < _TOLD_MAX:
+                self._told_denied.add(key)
+                _log.error("a file cannot be read; looked at again at every listing", error=str(error))
 
     async def _read_local(
         self, store: LocalStore, key: str, etag: str, prefix: Prefix | None

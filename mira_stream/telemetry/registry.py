@@ -67,6 +67,10 @@ SOURCE_OBJECTS_ENDED = _counter(
 SOURCE_OBJECTS_OPEN = _gauge("source_objects_open", "Objects being read now.")
 SOURCE_OBJECTS_OPEN_LIMIT = _gauge("source_objects_open_limit", "Most objects of one pool read at once.")
 SOURCE_OBJECTS_POSTPONED = _counter("source_objects_postponed", "Reads that stopped at an unsettled tail.")
+SOURCE_OBJECTS_PUT_OFF = _gauge(
+    "source_objects_put_off",
+    "Objects that cannot be read though their source answers; tried again with growing waits.",
+)
 SOURCE_NAMES_IGNORED = _counter("source_names_ignored", "Listed names that are no objects.", "reason")
 SOURCE_LINE_BYTES = _counter("source_line_bytes", "Decompressed bytes of the lines read.")
 SOURCE_LISTING_SECONDS = _gauge("source_listing_seconds", "How long the last listing took.")

@@ -193,3 +193,21 @@ def cpu_seconds(daemon: Daemon) -> float:
     """User + system so far."""
     fields = Path(f"/proc/{daemon.process.pid}/stat").read_text("utf-8").rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize(("status", "code"), [(403, "InvalidObjectState"), (500, "InternalError")])
+def test_objects_that_cannot_be_read_hold_up_no_others(tmp_path: Path, status: int, code: str) -> None:
+    """Archived, or failing for ever, and before all others, one read at a time. All others are scored, and the daemon
+    says how many are left; it reads them once they can be."""
+    lab, lake = Lab(tmp_path), VirtualLake(6)
+    lake.broken = {0: (status, code)}
+    with serving(lake) as address, Simulator(tmp_path / "requests.log").start() as sim:
+        configure(lab, address, [sim.url], open_objects_max=1)
+        with running(lab, "--once") as daemon:
+            assert daemon.wait() == 0
+        assert len(lab.rows()) == 5
+        left = [event for event in daemon.events() if event["event"].startswith("objects could not be read")]
+        assert [event["objects"] for event in left] == [1]
+        lake.broken = {}
+        assert len(lab.scored()) == 6

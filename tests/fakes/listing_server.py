@@ -35,6 +35,7 @@ class VirtualLake:
         extra: keys (below the prefix) beside the numbered ones, each of one record.
         shuffled: pages hold their keys in any order, and some of them twice.
         expired: every request is answered with 403 ExpiredToken.
+        broken: the status and the error code with which every read of a numbered object is answered.
         asked: requests so far, by method; refused ones too.
     """
 
@@ -43,6 +44,7 @@ class VirtualLake:
         self.extra: list[str] = []
         self.shuffled = False
         self.expired = False
+        self.broken: dict[int, tuple[int, str]] = {}
         self.asked: dict[str, int] = {}
         self._lines = lines
         self._page = page
@@ -128,6 +130,9 @@ class VirtualLake:
         key = request.match_info["key"]
         if key not in self:
             return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
+        for number, (status, code) in self.broken.items():
+            if key == self._numbered(number):
+                return web.Response(status=status, text=f"<Error><Code>{code}</Code></Error>")
         etag, wanted = f'"{_etag(key)}"', request.headers.get("If-Match")
         if wanted is not None and wanted != etag:
             return web.Response(status=412, text="<Error><Code>PreconditionFailed</Code></Error>")

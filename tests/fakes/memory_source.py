@@ -26,6 +26,9 @@ class MemorySource:
             if known([version.uri]).get(version.uri) != version.etag:
                 yield [SeenObject(version, version.uri, "claude_cli", 1, 0.0, version.etag)]
 
+    async def check(self) -> None:
+        """A memory always answers."""
+
     async def read(
         self, version: ObjectVersion, *, once: bool, prefix: Prefix | None = None
     ) -> AsyncGenerator[LineBatch, None]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import msgspec
 
-from mira_stream.core.errors import MiraStreamError
+from mira_stream.core.errors import MiraStreamError, Missing
 from mira_stream.core.record import Line, ObjectVersion
 from mira_stream.core.sight import LineBatch, ObjectEnd, Prefix, SeenObject
 from mira_stream.ports import Known
@@ -34,7 +34,7 @@ class ScriptedSource:
     """Implements `ports.Source`. The last reading of each version is repeated.
 
     `versions` may be changed between listings. A uri whose `change` is the one the caller knows is left out, as in
-    every source; `changes` overrides the mark, which is the etag otherwise.
+    every source; `changes` overrides the mark, which is the etag otherwise. `outage` is what `check` raises.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class ScriptedSource:
         self.listings = 0
         self.reads: list[ObjectVersion] = []
         self.closed = False
+        self.outage: MiraStreamError | None = None
         self._line = line
         self._trouble = deque(trouble)
         self._source_of = source_of
@@ -69,11 +70,17 @@ class ScriptedSource:
         self.listings += 1
         self._news.set()
 
+    async def check(self) -> None:
+        if self.outage is not None:
+            raise self.outage
+
     async def read(
         self, version: ObjectVersion, *, once: bool, prefix: Prefix | None = None
     ) -> AsyncGenerator[LineBatch, None]:
         self.reads.append(version)
         self._news.set()
+        if version not in self.versions:
+            raise Missing(f"{version.uri} is gone")
         readings = self.versions[version]
         reading = readings.popleft() if len(readings) > 1 else readings[0]
         for ordinal in range(reading.lines):

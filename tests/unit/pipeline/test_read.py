@@ -9,16 +9,26 @@ import pytest
 
 from mira_stream.control.intervals import IntervalSet
 from mira_stream.control.known import PendingObject
-from mira_stream.core.errors import MiraStreamError, Missing, Saturated, Transient, TransientKind
-from mira_stream.core.outcome import Reason
+from mira_stream.core.errors import (
+    Denied,
+    MiraStreamError,
+    Missing,
+    Refusal,
+    Saturated,
+    Transient,
+    TransientKind,
+)
+from mira_stream.core.outcome import Outcome, Reason
 from mira_stream.core.record import ObjectVersion, RecordKey
 from mira_stream.core.segment import PublishedKey, Trailer
 from mira_stream.core.sight import ObjectEnd
-from mira_stream.pipeline import read
+from mira_stream.pipeline import object_reading, read
 from mira_stream.pipeline.account import Stage
 from mira_stream.pipeline.channel import Channel
+from mira_stream.pipeline.left_objects import LeftObjects, ReadSettings
+from mira_stream.pipeline.object_reading import ObjectReading
 from mira_stream.pipeline.raw import RawChannel, RawRecord
-from mira_stream.pipeline.read import Discovery, ObjectReading, Reader, ReadSettings
+from mira_stream.pipeline.read import Discovery, Reader
 from mira_stream.pipeline.rows import Subject
 from mira_stream.telemetry import registry as metrics
 from mira_stream.telemetry.meters import Meters
@@ -35,7 +45,7 @@ RESET = Transient(TransientKind.RESET, "connection reset")
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses after trouble are milliseconds."""
-    monkeypatch.setattr(read, "_READ_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(object_reading, "_READ_RETRY_SECONDS", 0.001)
     monkeypatch.setattr(read, "_LIST_RETRY_SECONDS", 0.001)
 
 
@@ -172,10 +182,14 @@ class Desk:
         once: bool,
         items_max: int = 100,
         others: Mapping[str, RawChannel] | None = None,
+        vanished_seconds: float = 0.0,
     ) -> None:
         self.lab = lab
+        self.ahead = 0.0
         self.channel: RawChannel = Channel(items_max=items_max, bytes_max=1 << 20)
-        settings = ReadSettings(list_seconds=0.001, open_objects_max=2, once=once)
+        settings = ReadSettings(
+            list_seconds=0.001, open_objects_max=2, once=once, vanished_seconds=vanished_seconds
+        )
         clock = asyncio.get_running_loop().time
         self.discovery = Discovery(
             source, lab.ledger, meters=lab.meters, settings=settings, clock=clock, wall=clock
@@ -186,8 +200,12 @@ class Desk:
             lab.committer,
             route=lambda name: (others or {}).get(name, self.channel),
             meters=lab.meters,
-            settings=settings,
+            left=LeftObjects(lab.ledger, settings=settings, clock=self.clock, meters=lab.meters),
         )
+
+    def clock(self) -> float:
+        """The reader's; `ahead` may be set to let its waits pass."""
+        return asyncio.get_running_loop().time() + self.ahead
 
     async def run(self) -> None:
         """Discover and read to the end, or until cancelled."""
@@ -461,5 +479,117 @@ def test_two_versions_of_one_object_take_turns(tmp_path: Path) -> None:
             found = await desk.take(3)
         assert sorted(found) == _keys(A, 1, 2) + _keys(NEWER, 0)
         assert source.reads == [A]
+
+    _play(tmp_path, story)
+
+
+# Objects that cannot be read while others can are left for later, and hold up nothing.
+
+
+@pytest.mark.parametrize("trouble", [RESET, Saturated("slow down"), Denied("archived")])
+def test_objects_that_cannot_be_read_take_no_places(tmp_path: Path, trouble: MiraStreamError) -> None:
+    """There are more of them than places, and they come first: all others are read, and `once` ends."""
+
+    async def story(lab: Lab) -> None:
+        bad = [version(f"bad{n}") for n in range(5)]
+        source = ScriptedSource({one: [Reading(0, trouble)] for one in bad} | {B: [Reading(2)]})
+        desk = Desk(lab, source, once=True)
+        await desk.run()
+        assert await desk.take(2) == _keys(B, 0, 1)
+        lab.meters.refresh()
+        assert lab.meters.value(metrics.SOURCE_OBJECTS_PUT_OFF) == 5
+
+    _play(tmp_path, story)
+
+
+def test_an_object_that_was_put_off_is_read_when_it_can_be(tmp_path: Path) -> None:
+    """What was read of it before is not handed on again; while its wait lasts nobody asks for it."""
+
+    async def story(lab: Lab) -> None:
+        failing = [Reading(2, RESET), *(Reading(0, RESET) for _ in range(4))]
+        source = ScriptedSource({A: [*failing, Reading(0, RESET), Reading(3)]})
+        desk = Desk(lab, source, once=False)
+        async with committing(lab), asyncio.TaskGroup() as group:
+            running = group.create_task(desk.run())
+            await desk.end(*await desk.take(2))
+            await lab.account.until(lambda: lab.account.at(Stage.RECEIVED) == 2)
+            for asked, seconds in ((5, 31.0), (6, 61.0)):
+                await source.until(lambda one, asked=asked: len(one.reads) == asked)
+                listed = source.listings
+                await source.until(lambda one, listed=listed: one.listings >= listed + 20)
+                assert len(source.reads) == asked
+                desk.ahead += seconds
+            assert await desk.take(1) == _keys(A, 2)
+            running.cancel()
+            await desk.end(*_keys(A, 2))
+            lab.meters.refresh()
+            assert lab.meters.value(metrics.SOURCE_OBJECTS_PUT_OFF) == 0
+
+    _play(tmp_path, story)
+
+
+@pytest.mark.parametrize("trouble", [RESET, Saturated("slow down")])
+def test_an_outage_puts_nothing_off(tmp_path: Path, trouble: MiraStreamError) -> None:
+    """While the source as a whole does not answer an object keeps its place, and is read at once when it does."""
+
+    async def story(lab: Lab) -> None:
+        source = ScriptedSource({A: [*(Reading(0, trouble) for _ in range(8)), Reading(2)]})
+        source.outage = trouble
+        desk = Desk(lab, source, once=True)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(desk.run())
+            assert await desk.take(2) == _keys(A, 0, 1)
+        assert len(source.reads) == 9
+
+    _play(tmp_path, story)
+
+
+def test_a_source_that_is_denied_as_a_whole_ends_the_process() -> None:
+    """Not one object alone: the credentials are not right, and somebody has to be told."""
+    log = EventLog()
+    source = ScriptedSource({A: [Reading(0, Denied("cannot read a"))]})
+    source.outage = Denied("cannot list")
+    reading = ObjectReading(PendingObject(seen(A), NOTHING), source, log, log.emit, log.meters)
+    with pytest.raises(Refusal, match="cannot list"):
+        asyncio.run(reading.run(once=False))
+
+
+# Objects that are gone for a while.
+
+
+def test_an_object_deleted_while_it_is_read_and_put_back_is_read_on(tmp_path: Path) -> None:
+    """Nothing is told of it before it has been gone for long."""
+
+    async def story(lab: Lab) -> None:
+        source = ScriptedSource({A: [Reading(2, Missing("gone")), Reading(0, Missing("gone")), Reading(4)]})
+        desk = Desk(lab, source, once=False, vanished_seconds=1e6)
+        async with committing(lab), asyncio.TaskGroup() as group:
+            running = group.create_task(desk.run())
+            found = await desk.take(4)
+            assert found == _keys(A, 0, 1, 2, 3)
+            running.cancel()
+            await desk.end(*found)
+        assert set(await lab.published_once()) == {(Outcome.SKIPPED, Reason.BLANK)}
+
+    _play(tmp_path, story)
+
+
+def test_an_object_that_stays_gone_ends_truncated(tmp_path: Path) -> None:
+    """It is in no listing any more; once it has been gone for long enough what it owes is told, once."""
+
+    async def story(lab: Lab) -> None:
+        source = ScriptedSource({A: [Reading(2, Missing("gone")), Reading(0, Missing("gone"))]})
+        desk = Desk(lab, source, once=False, vanished_seconds=60.0)
+        async with committing(lab), asyncio.TaskGroup() as group:
+            running = group.create_task(desk.run())
+            await desk.end(*await desk.take(2))
+            del source.versions[A]
+            await source.until(lambda one: len(one.reads) > 5)
+            assert lab.account.read == 2
+            desk.ahead = 61.0
+            last = await desk.channel.get()
+            assert (last.key, last.reason) == (RecordKey(A, 2), Reason.TRUNCATED)
+            await desk.end(last.key)
+            running.cancel()
 
     _play(tmp_path, story)

@@ -15,8 +15,9 @@ from mira_stream.core.sight import ObjectEnd
 from mira_stream.pipeline import replays
 from mira_stream.pipeline.account import Stage
 from mira_stream.pipeline.channel import Channel
+from mira_stream.pipeline.left_objects import LeftObjects, ReadSettings
 from mira_stream.pipeline.raw import RawChannel, RawRecord
-from mira_stream.pipeline.read import Reader, ReadSettings
+from mira_stream.pipeline.read import Reader
 from mira_stream.pipeline.replays import Replayer, ReplayTools
 from mira_stream.pipeline.rows import Subject
 from mira_stream.sink.replays import ReplayFolder
@@ -47,7 +48,9 @@ class Desk:
             lab.committer,
             route=lambda _: self.channel,
             meters=lab.meters,
-            settings=SETTINGS,
+            left=LeftObjects(
+                lab.ledger, settings=SETTINGS, clock=asyncio.get_running_loop().time, meters=lab.meters
+            ),
         )
         self.tools = ReplayTools(
             source_of=lambda uri: uri.split("/")[-2] if uri.startswith("s3://lake/raw/") else None,

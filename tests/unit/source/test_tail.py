@@ -7,18 +7,20 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from backports import zstd
 
-from mira_stream.core.errors import Missing, Overwritten, Refusal, Transient, TransientKind
+from mira_stream.core.errors import Denied, Missing, Overwritten, Refusal, Transient, TransientKind
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.outcome import Reason
 from mira_stream.core.record import ObjectVersion, first_line_etag
 from mira_stream.core.sight import LineBatch, ObjectEnd, Prefix, SeenObject, StoredObject
 from mira_stream.ports import ObjectStore
 from mira_stream.source import tail
+from mira_stream.source.local_file import LocalFile
 from mira_stream.source.local_store import LocalStore
 from mira_stream.source.probe import probe_source
 from mira_stream.source.settings import SourceSettings
@@ -624,3 +626,39 @@ def test_a_file_that_may_still_be_written_to_is_shown_again(lake: Lake) -> None:
     assert lake.discover(lambda _: seen.change) == {}
     lake.now += 61
     assert lake.discover(lambda _: f"{seen.change}?")["a.jsonl"].quiet
+
+
+class _Denying(LocalStore):
+    """Files that have `private` in their names belong to somebody else."""
+
+    def open(self, key: str) -> LocalFile:
+        if "private" in key:
+            raise Denied(f"cannot read {key}")
+        return super().open(key)
+
+
+def test_a_file_that_is_denied_hides_no_other(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    """All others are found; it is counted at every listing, and named once."""
+    lake.write("s/private.jsonl", b"{}\n")
+    lake.write("s/z.jsonl", b"{}\n")
+    lake.source = lake.follow(_Denying(lake.root))
+    assert list(lake.discover()) == list(lake.discover()) == ["s/z.jsonl"]
+    assert lake.ignored == {"denied": 2}
+    assert capsys.readouterr().out.count("private.jsonl") == 1
+
+
+def test_the_probe_goes_on_behind_an_object_that_is_denied() -> None:
+    """Archived objects say nothing of If-Match; the first that can be read does."""
+
+    class Archived(MemoryStore):
+        async def get(self, key: str, **wanted: Any) -> bytes:
+            if key < "c":
+                raise Denied(f"cannot read {key}")
+            return await super().get(key, **wanted)
+
+    store = Archived(page=9)
+    for key in "abc":
+        store.put(key, b"{}")
+    assert [note for note in asyncio.run(probe_source(store)) if "If-Match" in note] == []
+    del store.objects["c"]
+    assert "If-Match could not be tried" in asyncio.run(probe_source(store))[-1]
