@@ -64,13 +64,11 @@ class Usage(NamedTuple):
         }
 
 
-def prompt_details(cached: int, cachable: int) -> Form:
-    """`prompt_tokens_details` of a prompt with `cached` tokens found and `cachable` ones in full blocks."""
-    return {
-        "cached_tokens": cached,
-        "created_cache_tokens": max(0, cachable - cached),
-        "multimodal_tokens": None,
-    }
+def prompt_details(kind: Kind, cached: int, cachable: int) -> Form:
+    """`prompt_tokens_details` of a prompt with `cached` tokens found and `cachable` ones in full blocks. Which of them
+    are new is told of a chat only."""
+    created = max(0, cachable - cached) if kind is CHAT else None
+    return {"cached_tokens": cached, "created_cache_tokens": created, "multimodal_tokens": None}
 
 
 def body(head: Head, choices: list[Choice], usage: Usage) -> bytes:
@@ -121,18 +119,21 @@ def text_chunk(head: Head, choice: Choice, usage: Form | None, *, closes: bool) 
 
 def usage_chunk(head: Head, usage: Usage) -> bytes:
     """The chunk that closes a stream with `include_usage`."""
-    told = chunk_usage(usage)
-    del told["completion_tokens_details"]
+    told = chunk_usage(COMPLETION, usage)
     if usage.details is not None:
-        told["prompt_tokens_details"] = usage.details
+        told["prompt_tokens_details"] = {
+            name: value for name, value in usage.details.items() if value is not None
+        }
     form = head.form(head.kind.chunk_object) | {"choices": [], "usage": told}
     return event(form | {"system_fingerprint": head.fingerprint})
 
 
-def chunk_usage(usage: Usage) -> Form:
+def chunk_usage(kind: Kind, usage: Usage) -> Form:
     """`usage` so far, in a chunk of a stream with `continuous_usage_stats`."""
     told = usage.form()
     del told["prompt_tokens_details"]
+    if kind is not CHAT:
+        del told["completion_tokens_details"]
     return told
 
 

@@ -120,7 +120,7 @@ class SimReplica:
     def load_report(self) -> dict[str, float]:
         """What a client can have with each answer (ORCA); of several engines the last one's, as in vLLM."""
         stats = self.metrics.engines[-1].stats
-        return {"kv_cache_usage_perc": stats.kv_usage, "num_requests_waiting": float(stats.waiting)}
+        return {"num_requests_waiting": float(stats.waiting), "kv_cache_usage_perc": stats.kv_usage}
 
     def arrive(self) -> int:
         """A generation request has come whole; returns its number, from 1."""

@@ -182,11 +182,12 @@ class SimServer:
         """What the answer costs with so many completion tokens."""
         if not self._settings.enable_prompt_tokens_details:
             return Usage(call.prompt_tokens, completion_tokens)
-        one_each = generated[:: len(generated) // len(call.prompts)]
-        cached = sum(one.sequence.cached_tokens for one in one_each)
+        # Of several prompts vLLM tells of the last one.
+        cached = generated[-1].sequence.cached_tokens
         size = block_tokens(self._settings)
-        cachable = sum(prompt.tokens // size * size for prompt in call.prompts)
-        return Usage(call.prompt_tokens, completion_tokens, answers.prompt_details(cached, cachable))
+        cachable = call.prompts[-1].tokens // size * size
+        details = answers.prompt_details(call.kind, cached, cachable)
+        return Usage(call.prompt_tokens, completion_tokens, details)
 
     def _load_headers(self, http: web.BaseRequest) -> dict[str, str]:
         return load_headers(http.headers.get(WANTED), self._replica.load_report())

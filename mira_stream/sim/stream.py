@@ -106,7 +106,7 @@ class Teller:
     def _usage(self) -> Form | None:
         if not self._options.continuous_usage_stats:
             return None
-        return chunk_usage(self._usage_with(self._completion_tokens()))
+        return chunk_usage(self._head.kind, self._usage_with(self._completion_tokens()))
 
     def _completion_tokens(self) -> int:
         return sum(spool.told_tokens for spool in self._spools)

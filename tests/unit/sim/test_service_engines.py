@@ -152,8 +152,8 @@ def test_the_load_comes_with_the_answer(stream: bool) -> None:
 
     async def story(sim: SimHandle, session: aiohttp.ClientSession) -> None:
         expected = {
-            "JSON": 'JSON {"named_metrics": {"kv_cache_usage_perc": 0.0, "num_requests_waiting": 0.0}}',
-            "text": "TEXT named_metrics.kv_cache_usage_perc=0.0, named_metrics.num_requests_waiting=0.0",
+            "JSON": 'JSON {"named_metrics": {"num_requests_waiting": 0.0, "kv_cache_usage_perc": 0.0}}',
+            "text": "TEXT named_metrics.num_requests_waiting=0.0, named_metrics.kv_cache_usage_perc=0.0",
             "xml": None,
         }
         for form, report in expected.items():
