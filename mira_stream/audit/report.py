@@ -48,6 +48,9 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
         expired_segments: removed, as a checkpoint that covers them allows; expired_rows: what they held by its word,
             not among `rows`.
         unchecked_objects: those whose number of rows cannot be compared, because their closing row has expired.
+        written_over_objects: in the source under the identity that the sink knows, and with other contents: what they
+            hold now beyond that is in no row, and will not be.
+        unsettled_objects: files whose end may still be written to; of a torn line there no row is expected yet.
         unread: objects that could not be read now, with why; the audit is incomplete.
         foreign_files: names in the sink that readers do not take for segments; the first ones.
     """
@@ -72,6 +75,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     expired_segments: int = 0
     expired_rows: int = 0
     unchecked_objects: int = 0
+    written_over_objects: int = 0
+    unsettled_objects: int = 0
     unread: tuple[str, ...]
     foreign_files: int
     foreign_names: tuple[str, ...]
@@ -88,12 +93,21 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """0 clean, 1 something is wrong (with `strict`: or pending), 2 the audit is incomplete."""
+        """0 clean, 1 something is wrong (with `strict`: or not complete), 2 the audit is incomplete."""
         if self.found:
             return 1
         if self.unread:
             return 2
-        return 1 if self.strict and self.pending else 0
+        return 1 if self.strict and self.incomplete else 0
+
+    @property
+    def incomplete(self) -> str:
+        """Why not every line of the source has its row; empty if each has."""
+        if self.pending:
+            return f"{self.pending:,} pending"
+        if self.written_over_objects:
+            return f"{_some(self.written_over_objects, 'object')} written over"
+        return f"{_some(self.unsettled_objects, 'object')} still written to" if self.unsettled_objects else ""
 
 
 class Findings:
@@ -142,6 +156,11 @@ def _notes(audit: Audit) -> Sequence[str]:
             f"note     {_some(audit.gone_objects, 'object')} of the sink gone from the source, "
             f"{audit.overwritten_objects:,} overwritten, {audit.unfinished_objects:,} of them before their end was read"
         )
+    if audit.written_over_objects:
+        notes.append(
+            f"note     {_some(audit.written_over_objects, 'object')} written over under an unchanged first line: what "
+            "of it is new is not scored; give each file a name of its own, or a first line"
+        )
     if audit.replayed_rows:
         notes.append(
             f"note     {_some(audit.replayed_rows, 'row')} of replays among them: of a record the highest generation counts"
@@ -171,8 +190,8 @@ def _verdict(audit: Audit) -> str:
         return f"FAILED   {wrong}"
     if audit.unread:
         return f"UNKNOWN  {_some(len(audit.unread), 'object')} could not be read; nothing wrong in the rest"
-    if audit.strict and audit.pending:
-        return f"FAILED   {audit.pending:,} pending (--strict)"
+    if audit.strict and audit.incomplete:
+        return f"FAILED   {audit.incomplete} (--strict)"
     return "CLEAN    every row exactly once, none lost" + (
         f"; {audit.pending:,} pending" if audit.pending else ""
     )

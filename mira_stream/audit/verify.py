@@ -66,7 +66,7 @@ async def verify(
         source: read in full, `once`.
         sink: a reader (or the sink itself) whose patience has a `tries_max`.
         ledger_chains: for each partition the next seq as the ledger knows it; finds chains whose end was removed.
-        strict: pending rows make the audit fail.
+        strict: pending rows, ends that are open, and objects that were written over make the audit fail.
         scope: only some partitions, or an audit that was interrupted.
         on_progress: called after each segment and each batch of lines.
 
@@ -111,6 +111,8 @@ class _Verification:
         self._pending_objects = 0
         self._unread: list[str] = []
         self._unchecked = 0
+        self._written_over = 0
+        self._unsettled = 0
         self._current_uris: set[str] = set()
 
     async def run(self, ledger_chains: Mapping[str, int], *, strict: bool) -> Audit:
@@ -208,14 +210,17 @@ class _Verification:
     def _compare(self, version: ObjectVersion, published: Published, end: ObjectEnd) -> None:
         rows = end.lines + (end.reason is not None)
         self._lines += rows
+        self._unsettled += not end.settled
         ended = published.lines or 0
         told = max(ended, published.first.end)
         if published.overwritten:
             self._absent(version)  # closed at what could be read of it, and put back since
+            self._written_over += 1
         elif version.uri.startswith("file:") or not end.settled:
             self._wait_for(size(published.first.missing(ended, max(ended, rows))))
             if told > rows and end.settled:
                 self._absent(version)  # shorter than what was scored: replaced under the same first line
+                self._written_over += 1
         elif published.lines is None and told <= rows:
             self._wait_for(size(published.first.missing(0, rows)))
         elif told != rows and published.expired and not published.expired.missing(told - 1, told):
@@ -265,6 +270,8 @@ class _Verification:
             expired_segments=chains.expired_segments,
             expired_rows=chains.expired_rows,
             unchecked_objects=self._unchecked,
+            written_over_objects=self._written_over,
+            unsettled_objects=self._unsettled,
             unread=tuple(self._unread[:NAMES_KEPT]),
             foreign_files=names.foreign,
             foreign_names=tuple(names.foreign_names),

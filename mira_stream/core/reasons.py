@@ -46,7 +46,7 @@ MEANING: Mapping[Reason, tuple[str, str]] = {
     ),
     Reason.TRUNCATED: (
         "the object ends inside a line, frame or member, or went while it was read",
-        "land it again whole: a new version is a new object",
+        "put it back or let its writer go on, then replay; or land it again whole, as a new version",
     ),
     Reason.OVERWRITTEN: (
         "the object was replaced, or written over, while it was read",

@@ -8,8 +8,11 @@ from mira_stream.core.outcome import OBJECT_REASONS, Reason
 from mira_stream.core.segment import ObjectRange, Span
 
 REPLAY_VERSION = 1
-REPLAYABLE = frozenset(Reason) - OBJECT_REASONS - {Reason.BLANK}
-"""Reasons that may not come again: the others are about a line that is blank, or about no line at all."""
+REPLAYABLE = (frozenset(Reason) - OBJECT_REASONS - {Reason.BLANK}) | {Reason.TRUNCATED}
+"""Reasons that may not come again: the others are about a line that is blank, or about no line at all.
+
+Where an object was truncated a line may stand by now: it was put back, or its writer went on after all.
+"""
 
 
 class Refused(StrEnum):

@@ -27,10 +27,17 @@ class StoredObject(msgspec.Struct, frozen=True):
 
 
 class Beside(msgspec.Struct, frozen=True):
-    """A file in the same folder that is no object itself: the identity of its first line, and its change mark."""
+    """A file in the same folder that is no object itself: the identity of its first line, and its change mark.
+
+    Args:
+        shape: its name without digits and codec: files that were rotated one after another have the same.
+        is_newer: it was written to since the object's name was seen last.
+    """
 
     etag: str
     change: str
+    shape: str = ""
+    is_newer: bool = False
 
 
 class Prefix(msgspec.Struct, frozen=True):

@@ -53,7 +53,7 @@ def open_stores(config: Config, meters: Meters) -> Stores:
 
     stores = Stores(
         source=open_store(config.source.uri, config.source.store, on_refused=ignored),
-        sink=open_store(config.sink.uri, config.sink.store),
+        sink=open_store(config.sink.uri, config.sink.store, on_refused=_refuse_links),
     )
     source, sink = f"{stores.source.uri}/", f"{stores.sink.uri}/"
     if source.startswith(sink) or sink.startswith(source):
@@ -62,6 +62,16 @@ def open_stores(config: Config, meters: Meters) -> Stores:
             "the daemon would score its own output: give the sink a place beside the source",
         )
     return stores
+
+
+def _refuse_links(reason: str, names: int) -> None:
+    """No listing follows a link: rows behind one would be unknown to a rebuild and to an audit, and come again."""
+    if reason == "link":
+        raise Refusal(
+            f"{names} names in the sink are symbolic links, and what they lead to would not be counted",
+            "put the files and folders themselves there (find them with `find SINK -type l`); where another disk is meant,"
+            " use a bind mount",
+        )
 
 
 def layout_of(config: Config, source_uri: str) -> Layout:
@@ -102,6 +112,15 @@ def open_ledger(config: Config, sink_uri: str, failpoint: Failpoint = inert) -> 
         clock=time.monotonic,
         failpoint=failpoint,
     )
+
+
+def _ledger_that_is_there(config: Config, sink_uri: str) -> SqliteLedger:
+    """As `open_ledger`, but an audit makes none."""
+    if not Path(config.ledger.path).exists():
+        raise Refusal(
+            f"there is no ledger at {config.ledger.path}", "correct ledger.path, or leave out --ledger"
+        )
+    return open_ledger(config, sink_uri)
 
 
 def failpoint_from_environment() -> Failpoint:
@@ -170,7 +189,7 @@ async def opened_for_audit(config: Config, *, with_ledger: bool) -> AsyncIterato
         sink = SegmentReader(stores.sink, patience=patience, executor=executor)
         chains: Mapping[str, int] = {}
         if with_ledger:
-            ledger = open_ledger(config, stores.sink.uri)
+            ledger = _ledger_that_is_there(config, stores.sink.uri)
             try:
                 chains = await ledger.chains()
             finally:

@@ -26,6 +26,11 @@ _STATES = {
 }  # quicker than the enum's own look-up, for every object at a rebuild
 
 
+_SELECT = (
+    "SELECT id, state, superseded, change, lines, lines_published, published, received, late FROM objects"
+)
+
+
 class _Known(msgspec.Struct, frozen=True):
     """What is remembered of an object version."""
 
@@ -86,6 +91,9 @@ class Objects:
         version = seen.version
         rotated = self.rotations.is_rotated(seen)
         if rotated:
+            for between in self.rotations.between(seen):
+                if self._find(between) is None:
+                    self._files.rotate(self._insert(between, State.PENDING, superseded=False))
             self.rotations.read_beside(seen)
         else:
             self._forget_unread(version)
@@ -318,13 +326,8 @@ class Objects:
         return inserted.lastrowid
 
     def _find(self, version: ObjectVersion) -> _Known | None:
-        return _known(
-            self._db.execute(
-                "SELECT id, state, superseded, change, lines, lines_published, published, received, late"
-                " FROM objects WHERE uri = ? AND etag = ?",
-                (version.uri, version.etag),
-            ).fetchone()
-        )
+        found = self._db.execute(f"{_SELECT} WHERE uri = ? AND etag = ?", (version.uri, version.etag))
+        return _known(found.fetchone())
 
     def _get(self, version: ObjectVersion) -> _Known:
         known = self._find(version)
@@ -332,13 +335,7 @@ class Objects:
         return known
 
     def _by_id(self, object_id: int) -> _Known:
-        known = _known(
-            self._db.execute(
-                "SELECT id, state, superseded, change, lines, lines_published, published, received, late"
-                " FROM objects WHERE id = ?",
-                (object_id,),
-            ).fetchone()
-        )
+        known = _known(self._db.execute(f"{_SELECT} WHERE id = ?", (object_id,)).fetchone())
         assert known is not None, object_id
         return known
 

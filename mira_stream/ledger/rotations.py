@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Set as AbstractSet
 
+from mira_stream.core.record import ObjectVersion
 from mira_stream.core.sight import SeenObject
 from mira_stream.ledger.files import Files
 from mira_stream.ledger.schema import State
@@ -35,17 +36,37 @@ class Rotations:
 
     def is_rotated(self, seen: SeenObject) -> bool:
         """Whether what had this name is kept beside it, so that this is no other version of the same but the next."""
-        found = self._db.execute(
-            "SELECT id, etag, published + received + lines_published = 0 FROM objects WHERE uri = ?"
-            " ORDER BY current DESC, id DESC LIMIT 1",
-            (seen.version.uri,),
-        ).fetchone()
+        found = self._had_the_name(seen.version.uri)
         if found is None:
             return False
         object_id, etag, is_unread = found
         is_kept = any(one.etag == etag for one in seen.beside)
         # An empty file may have had the name in between, and is gone without a trace.
         return is_kept or (bool(is_unread) and self._files.is_rotated(object_id))
+
+    def between(self, seen: SeenObject) -> list[ObjectVersion]:
+        """What had this name after the one that we know and before this, and is kept beside: nobody has seen it yet.
+
+        It looks as what we know does where that is kept now: any other file beside may be something else.
+        """
+        found = self._had_the_name(seen.version.uri)
+        kept = next((one for one in seen.beside if found is not None and one.etag == found[1]), None)
+        if kept is None:
+            return []
+        return [
+            ObjectVersion(seen.version.uri, one.etag)
+            for one in seen.beside
+            if one.is_newer and one.shape == kept.shape and one.etag not in (kept.etag, seen.version.etag)
+        ]
+
+    def _had_the_name(self, uri: str) -> tuple[int, str, int] | None:
+        """Id and etag of the version that a listing has shown last under a uri, and whether nothing is known of it."""
+        found: tuple[int, str, int] | None = self._db.execute(
+            "SELECT id, etag, published + received + lines_published = 0 FROM objects WHERE uri = ?"
+            " ORDER BY current DESC, id DESC LIMIT 1",
+            (uri,),
+        ).fetchone()
+        return found
 
     def read_beside(self, seen: SeenObject) -> None:
         """What was appended to a file before its rotation, and after it was read, is read where it is now."""

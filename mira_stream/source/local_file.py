@@ -45,6 +45,11 @@ def is_other_file(before: str, now: str) -> bool:
     return old[:2] != new[:2] or int(new[3]) < int(old[3])
 
 
+def was_written_since(before: str, now: str) -> bool:
+    """Whether the file of the mark `now` was written to after the sight of another one that gave the mark `before`."""
+    return int(now.split(":")[2]) >= int(before.split(":")[2])
+
+
 class LocalFile:
     """A regular file held open for reading; what it says is of that file, even after its name went to another."""
 

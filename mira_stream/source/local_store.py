@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
@@ -21,7 +21,7 @@ T = TypeVar("T")
 # Small enough that the work on one page does not stall the event loop.
 _PAGE = 250
 _THREADS = 4
-_BESIDE_MAX = 16
+_BESIDE_MAX = 1_000
 
 
 class LocalStore:
@@ -90,21 +90,21 @@ class LocalStore:
         """A handle that stays on one file whatever happens to its name; blocking. Raises Missing."""
         return LocalFile(self.path(key))
 
-    def beside(self, key: str) -> Sequence[LocalFile]:
-        """What a rotation may have made of the file at `key`: files of its folder that begin with its name up to the
-        first dot, the newest first, open; blocking."""
+    def beside(self, key: str, *, is_wanted: Callable[[str], bool]) -> Iterator[LocalFile]:
+        """What rotations may have made of the file at `key`: files of its folder that begin with its name up to the
+        first dot, the newest first, one after another open, of those whose keys are wanted; blocking."""
         path = Path(self.path(key))
         stem = path.name.partition(".")[0]
         try:
             with os.scandir(path.parent) as entries:
                 names = [e.path for e in entries if e.name.startswith(stem) and e.path != str(path)]
         except OSError:
-            return []
-        files: list[LocalFile] = []
-        for name in sorted(names, key=_modified, reverse=True)[:_BESIDE_MAX]:
+            return
+        top = f"{self.root.rstrip('/')}/"
+        wanted = [name for name in names if is_wanted(name.removeprefix(top))]
+        for name in sorted(wanted, key=_modified, reverse=True)[:_BESIDE_MAX]:
             with suppress(MiraStreamError):
-                files.append(LocalFile(name))
-        return files
+                yield LocalFile(name)
 
     def is_empty(self) -> bool:
         """Whether nothing at all is there, as while its disk is not mounted; blocking."""

@@ -1,6 +1,7 @@
 """The live source: discovery by listing, and reading of single objects, over any store."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing, suppress
@@ -14,7 +15,7 @@ from mira_stream.core.record import ObjectVersion
 from mira_stream.core.sight import Beside, LineBatch, ObjectEnd, Prefix, SeenObject, StoredObject, change_of
 from mira_stream.ports import Known, ObjectStore
 from mira_stream.source.listing import ListingPlan
-from mira_stream.source.local_file import LocalFile, is_other_file
+from mira_stream.source.local_file import LocalFile, is_other_file, was_written_since
 from mira_stream.source.local_store import LocalStore
 from mira_stream.source.names import NameFilter
 from mira_stream.source.reading import Damaged, LocalReading, ObjectReading, Reread, identity, whole_identity
@@ -25,6 +26,8 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 RANGE_BYTES = 8 << 20
 _TOLD_MAX = 1_000
+_DIGITS = re.compile(r"[0-9]+")
+_CODEC = re.compile(r"\.(gz|zst|zstd)$")
 
 
 class TailSource:
@@ -143,17 +146,23 @@ class TailSource:
         if not isinstance(store, LocalStore):
             return {}
         marks = [(entry, change_of(known.get(self._uri(entry.key), entry.etag))) for entry in entries]
-        others = [entry.key for entry, mark in marks if is_other_file(mark, entry.etag)]
+        others = [(entry.key, mark) for entry, mark in marks if is_other_file(mark, entry.etag)]
         if not others:
             return {}
-        return await self._run(lambda: {key: self._identities_beside(store, key) for key in others})
+        return await self._run(
+            lambda: {key: self._identities_beside(store, key, mark) for key, mark in others}
+        )
 
-    def _identities_beside(self, store: LocalStore, key: str) -> tuple[Beside, ...]:
+    def _identities_beside(self, store: LocalStore, key: str, mark: str) -> tuple[Beside, ...]:
         found: list[Beside] = []
         for other in self._rotated(store, key):
             with other, suppress(MiraStreamError):
                 if etag := whole_identity(other, self._settings):
-                    found.append(Beside(etag, other.change))
+                    shape, is_newer = (
+                        _shape(other.key_below(store.root)),
+                        was_written_since(mark, other.change),
+                    )
+                    found.append(Beside(etag, other.change, shape, is_newer))
         return tuple(found)
 
     def _is_object(self, entry: StoredObject) -> bool:
@@ -227,6 +236,7 @@ class TailSource:
         for other in self._rotated(store, key):
             if whole_identity(other, self._settings) == etag:
                 return other, True
+            other.close()
         if missing is not None:
             if store.is_empty():
                 raise Elsewhere(f"{store.uri} is empty: is its disk mounted?") from missing
@@ -235,9 +245,7 @@ class TailSource:
 
     def _rotated(self, store: LocalStore, key: str) -> Iterator[LocalFile]:
         """Files beside the one at `key` that are no objects of their own."""
-        for other in store.beside(key):
-            if self._filter.refuses(other.key_below(store.root)) == "name":
-                yield other
+        return store.beside(key, is_wanted=lambda other: self._filter.refuses(other) == "name")
 
     async def _read_remote(self, key: str, etag: str) -> AsyncGenerator[LineBatch, None]:
         reading = ObjectReading(self._settings)
@@ -274,3 +282,8 @@ class TailSource:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def _shape(key: str) -> str:
+    """A key without what rotations change in it: numbers, dates, and how it is compressed."""
+    return _CODEC.sub("", _DIGITS.sub("", key))

@@ -1,5 +1,6 @@
 """Dead letters are listed, explained and replayed by commands beside the real daemon; nothing is lost or doubled."""
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -250,3 +251,23 @@ def test_nothing_can_be_listed_where_nothing_is(lab: Lab) -> None:
         ended = letters(lab, "list", "--json")
         assert (ended.code, len(ended.stdout.splitlines())) == (1, 2)
         assert "not read:" in ended.stderr
+
+
+def test_a_line_that_was_cut_and_is_whole_now(tmp_path: Path) -> None:
+    """An object ended inside a line and was closed; its writer went on after all. The rest is read by itself, and the
+    line that was cut once somebody asks for it."""
+    lab = Lab(tmp_path)
+    members = [gzip.compress(conversation(f"Mend part {n}.")) for n in range(4)]
+    with replicas(count=1) as urls:
+        lab.configure(urls)
+        lab.land("known/a.jsonl.gz", members[0] + members[1][: len(members[1]) // 2])
+        assert lab.run_once().code == 0
+        lab.land("known/a.jsonl.gz", b"".join(members))
+        assert lab.run_once().code == 0
+        (letter,) = listed(lab)
+        assert (letter["reason"], letter["ordinal"]) == ("truncated", 1)
+        assert replayed(lab, "--all")["records"] == 1
+        assert lab.run_once().code == 0
+        rows = assert_once(lab, replays=1)
+        assert {row["outcome"] for row in last(rows).values()} == {"scored"}
+        assert len(last(rows)) == 4

@@ -128,6 +128,29 @@ def test_another_folder_of_the_lake(lab: Lab, folder: str) -> None:
         assert lab.rows() == before
 
 
+def test_a_partition_that_is_a_link(lab: Lab) -> None:
+    """No listing shows what is behind it: a rebuild would publish it again, and an audit would miss it."""
+    with replicas(count=1) as urls:
+        lab.configure(urls)
+        rows = lab.scored()
+        (partition,) = lab.scores.glob("source=*")
+        partition.rename(lab.folder / "moved")
+        partition.symlink_to(lab.folder / "moved")
+        for command in (["run", "--once"], ["verify"]):
+            ended = lab.command(*command)
+            assert (ended.code, "symbolic link" in ended.stderr) == (2, True), ended
+        partition.unlink()
+        (lab.folder / "moved").rename(partition)
+        assert lab.scored() == rows
+
+
+def test_an_audit_makes_no_ledger(lab: Lab) -> None:
+    """One that is asked to compare with a ledger that is not there says so, and leaves nothing behind."""
+    ended = lab.command("verify", "--ledger")
+    assert (ended.code, "there is no ledger at" in ended.stderr) == (2, True), ended
+    assert not (lab.folder / "ledger").exists()
+
+
 def test_a_second_daemon_on_one_ledger(lab: Lab) -> None:
     """A second daemon is refused with the process that holds the ledger; the first goes on and ends well."""
     with replicas(count=1) as urls:

@@ -338,13 +338,28 @@ def test_an_object_that_goes_while_it_is_read_is_noted() -> None:
 
 
 def test_an_object_closed_as_overwritten_may_come_back() -> None:
-    """Somebody restored the version whose reading was cut short: noted, no fault."""
+    """Somebody restored the version whose reading was cut short: noted, no fault; but its rest is not scored, and
+    `--strict` says so."""
     source, store = _lake()
     source.ends[B] = 30
     rows = [row(B, 0), row(B, 1), row(B, 2, reason=Reason.OVERWRITTEN)]
     _put(store, plan(rows, partition=OTHER, lines=[(B, 3)]))
-    audit = _verify(source, store, strict=True)
-    assert (audit.exit_code, audit.overwritten_objects) == (0, 1)
+    audit = _verify(source, store)
+    assert (audit.exit_code, audit.overwritten_objects, audit.written_over_objects) == (0, 1, 1)
+    assert any("written over" in line for line in lines(audit))
+    strict = _verify(source, store, strict=True)
+    assert strict.exit_code == 1
+    assert lines(strict)[-1] == "FAILED   1 object written over (--strict)"
+
+
+def test_a_file_whose_end_is_open_is_not_complete() -> None:
+    """All its lines are there, and more may come: `--strict` does not call that done."""
+    store = MemoryStore()
+    _put(store, plan([row(LOCAL, 0), row(LOCAL, 1)], lines=[(LOCAL, 2)]))
+    source = MemorySource({LOCAL: ObjectEnd(2, settled=False)})
+    assert _verify(source, store).exit_code == 0
+    strict = _verify(source, store, strict=True)
+    assert (strict.exit_code, strict.pending, strict.unsettled_objects) == (1, 0, 1)
 
 
 def test_a_growing_file_takes_its_largest_end() -> None:
