@@ -104,6 +104,8 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Score what is there, publish it, exit 0.")] = False,
 ) -> None:
     """Follow the source and score it, for ever or (--once) until what is there is published."""
+    # A reload may be asked for before the daemon listens for it, and would end the process: nothing is read yet.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from mira_stream.daemon.config import load_config
     from mira_stream.daemon.run import run_daemon
 

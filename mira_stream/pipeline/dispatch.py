@@ -297,7 +297,7 @@ class Dispatcher:
                 self._meters.wasted(fault.kind.value, tokens)
                 await self._finish(request, admitted, reason=reason, refusal=fault.message)
             case StopPool(message):
-                self._stop(f"{name}: {message}")
+                self._stop(message if name in message else f"{name}: {message}")
                 self._return(admitted.candidate, request, not_before=0.0, alone=alone, retry=False)
             case Resend():
                 request.history = step.history

@@ -1,8 +1,9 @@
 """Records that are scored once more because somebody asked: read again, and handed on in the generation asked for."""
 
 import asyncio
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -113,6 +114,8 @@ class Replayer:
         self._committer = committer
         self._tools = tools
         self._open: dict[str, list[_Asked]] = {}
+        self._told: set[str] = set()
+        self._turn = ""
 
     async def run(self) -> None:
         """Look for requests every `list_seconds`, for ever; once if so set."""
@@ -133,11 +136,25 @@ class Replayer:
 
     async def _look(self) -> None:
         names = await self._requests.unanswered()
-        for name in self._open.keys() - set(names):
-            del self._open[name]  # somebody else has answered it
-        for name in names[:_REQUESTS_OPEN_MAX]:
+        self._told.intersection_update(names)
+        chosen = self._in_turn(names)
+        for name in self._open.keys() - set(chosen):
+            del self._open[name]  # somebody else has answered it, or it is another's turn
+        for name in chosen:
             if name not in self._open:
                 await self._begin(name)
+
+    def _in_turn(self, names: Sequence[str]) -> Sequence[str]:
+        """Those to look at now. Of more than are looked at at once the next ones: some may have no answer for long.
+
+        Nothing is lost where a turn ends: what was handed on goes its way, and is known by the ledger at the next.
+        """
+        if len(names) <= _REQUESTS_OPEN_MAX:
+            return names
+        first = bisect_right(names, self._turn) % len(names)
+        chosen = [*names[first:], *names[:first]][:_REQUESTS_OPEN_MAX]
+        self._turn = chosen[-1]
+        return chosen
 
     async def _begin(self, name: str) -> None:
         try:
@@ -151,7 +168,9 @@ class Replayer:
         self._open[name] = [_Asked(one) for one in request.ranges]
         records = sum(IntervalSet.from_spans(one.spans).count for one in request.ranges)
         waiting = sum(one.wanted.count for one in self._open[name] if not self._is_scorable(one))
-        _log.info("replay requested", request=name, records=records, waiting_for_a_pool=waiting)
+        if name not in self._told:
+            self._told.add(name)
+            _log.info("replay requested", request=name, records=records, waiting_for_a_pool=waiting)
 
     def _is_scorable(self, asked: _Asked) -> bool:
         source = self._tools.source_of(asked.version.uri)

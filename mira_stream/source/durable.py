@@ -2,10 +2,12 @@
 
 import os
 import secrets
+import stat
 from contextlib import suppress
 from pathlib import Path
 
-from mira_stream.core.errors import AlreadyExists, Refusal
+from mira_stream.core.errors import AlreadyExists, Corrupt, Refusal
+from mira_stream.core.outcome import Reason
 from mira_stream.source.local_file import operating_errors
 
 TEMP_PREFIX = ".mira_stream-"
@@ -16,7 +18,7 @@ def create_durably(path: str, data: bytes, *, root: str) -> None:
 
     The link is the commit: it fails if the name is taken, and before it nobody sees a byte. Raises AlreadyExists, and
     then what has that name survives power loss too: whoever gave it may have died before the folder was synced.
-    Raises Refusal if the name is there and cannot be made durable.
+    Raises Refusal if the name is there and cannot be made durable, Corrupt if what has it is no file.
     """
     folder = Path(path).parent
     with operating_errors(f"create {path}"):
@@ -30,7 +32,15 @@ def create_durably(path: str, data: bytes, *, root: str) -> None:
                 temp.unlink()
         _keep_names(folder, root)
     if not is_new:
+        _refuse_what_is_no_file(path)
         raise AlreadyExists(f"cannot create {path}: it is there")
+
+
+def _refuse_what_is_no_file(path: str) -> None:
+    """It will never be read as one: to wait for it would be for ever."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(Path(path).lstat().st_mode):
+            raise Corrupt(Reason.CORRUPT, f"{path} is no file, and stands where one is to be: move it away")
 
 
 def settle(root: str) -> None:

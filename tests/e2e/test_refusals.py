@@ -144,6 +144,18 @@ def test_a_partition_that_is_a_link(lab: Lab) -> None:
         assert lab.scored() == rows
 
 
+def test_a_folder_where_a_segment_is_to_be(lab: Lab) -> None:
+    """It stops its partition, and the run ends and says so; moved away, nothing is lost."""
+    with replicas(count=1) as urls:
+        lab.configure(urls)
+        stray = lab.scores / "source=known/shard=00/00000000.jsonl.zst"
+        stray.mkdir(parents=True)
+        ended = lab.run_once()
+        assert (ended.code, "is no file, and stands where one is to be" in ended.stderr) == (1, True), ended
+        stray.rmdir()
+        assert len(lab.scored()) == 5
+
+
 def test_an_audit_makes_no_ledger(lab: Lab) -> None:
     """One that is asked to compare with a ledger that is not there says so, and leaves nothing behind."""
     ended = lab.command("verify", "--ledger")

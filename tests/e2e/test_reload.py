@@ -1,7 +1,9 @@
 """Replicas come, go and move between pools by SIGHUP, under load, and no record is lost or asked about twice."""
 
 import json
+import os
 import signal
+import subprocess
 from collections import Counter
 from importlib import resources
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.daemon import Daemon, running, scrape
-from tests.e2e.harness import NOWHERE, Lab, Row, conversation, until
+from tests.e2e.harness import CLI, NOWHERE, RUN_SECONDS, Lab, Row, conversation, until
 from tests.e2e.simulators import Simulator
 
 RECORDS = 128
@@ -229,3 +231,18 @@ def test_a_reload_that_comes_early_is_not_lost(lab: Lab) -> None:
             reload(daemon, 1)
             assert daemon.wait() == 0
     assert_each_once(lab)
+
+
+def test_a_reload_that_is_asked_for_while_the_file_is_read_ends_nobody(tmp_path: Path) -> None:
+    """So early nobody listens for it; a signal that nobody handles would end the process."""
+    config = tmp_path / "mira.toml"
+    os.mkfifo(config)
+    with subprocess.Popen(
+        (*CLI, "run", "--config", str(config)), stderr=subprocess.PIPE, text=True
+    ) as process:
+        with config.open("w", encoding="utf-8") as file:  # waits until it is opened at the other end
+            process.send_signal(signal.SIGHUP)
+            file.write("[nonsense]")
+        _, errors = process.communicate(timeout=RUN_SECONDS)
+    assert process.returncode == 2, errors
+    assert "nonsense" in errors

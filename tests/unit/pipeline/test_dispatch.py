@@ -270,17 +270,24 @@ def test_a_first_refusal_that_cannot_be_decided_yet_ends_nothing(
 
 
 @pytest.mark.parametrize(
-    "error", [BAD_REQUEST, Permanent(401, "who are you"), Permanent(404, "no such model")]
+    "error",
+    [
+        BAD_REQUEST,
+        Permanent(401, "who are you"),
+        Permanent(404, "no such model"),
+        Permanent(401, "http://one refused the request with 401"),
+    ],
 )
 def test_wrong_settings_stop_the_pool_and_blame_no_record(tmp_path: Path, error: MiraStreamError) -> None:
     """Every request is refused: nothing is dead-lettered, everything waits in the window, the pool says why."""
-    one = ScriptedReplica(otherwise=error)
+    one = ScriptedReplica("http://one", otherwise=error)
 
     async def story(pool: Pool) -> None:
         await pool.offer(*range(5))
         await pool.lab.account.until(lambda: pool.window == 5)
         await pool.until_factor(LimitingFactor.BREAKER)
         assert str(error) in pool.control.stopped
+        assert pool.control.stopped.count("http://one") == 1
         assert pool.stops >= 1
         assert one.asks.count(CANNED) <= 1
         pool.dispatcher.drain()

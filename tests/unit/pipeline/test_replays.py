@@ -225,3 +225,18 @@ def test_a_source_without_a_pool_waits_for_one(tmp_path: Path) -> None:
         assert waiting in await desk.folder.unanswered()
 
     _play(tmp_path, story, {A: LINES, B: 1})
+
+
+def test_requests_that_wait_do_not_starve_newer_ones(tmp_path: Path) -> None:
+    """More of them than are looked at at once have no pool, and came first: each gets its turn."""
+
+    async def story(desk: Desk) -> None:
+        for number in range(40):
+            await desk.ask(_range((0, 1), version=B), at=f"2026-01-01T00:00:{number:02}.000Z")
+        await desk.ask(_range((0, 2)), at="2026-01-02T00:00:00.000Z")
+        await desk.replayer.run()
+        assert desk.taken() == []
+        await desk.replayer.run()
+        assert [record.key for record in desk.taken()] == [RecordKey(A, 0, 1), RecordKey(A, 1, 1)]
+
+    _play(tmp_path, story, {A: LINES, B: 1})

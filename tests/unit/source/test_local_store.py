@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from mira_stream.core.errors import AlreadyExists, MiraStreamError, Missing, Refusal, Saturated, Transient
+from mira_stream.core.errors import (
+    AlreadyExists,
+    Corrupt,
+    MiraStreamError,
+    Missing,
+    Refusal,
+    Saturated,
+    Transient,
+)
 from mira_stream.source.durable import TEMP_PREFIX, create_durably, settle
 from mira_stream.source.local_file import operating_errors
 from mira_stream.source.local_store import LocalStore
@@ -157,3 +165,11 @@ def test_addresses_that_cannot_be_right_are_refused(uri: str) -> None:
         open_store(uri, StoreSettings())
     assert caught.value.hint
     assert "secret" not in str(caught.value)
+
+
+def test_a_folder_where_a_file_is_to_be_is_told(tmp_path: Path) -> None:
+    """It is neither ours nor somebody else's file, and would be waited for without end."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(Corrupt, match="is no file"):
+        asyncio.run(LocalStore(tmp_path).create("a/b", b"x"))
+    assert [entry.name for entry in (tmp_path / "a").iterdir()] == ["b"]
