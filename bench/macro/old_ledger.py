@@ -6,14 +6,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import msgspec
 import obstore
 from obstore.store import S3Store
 
 from bench.macro.instant_replica import instant_replica
 from bench.macro.long_run import Observed, helper, observed
-from bench.macro.million_objects import CREDENTIALS, write_config
+from bench.macro.million_objects import CREDENTIALS, PREFIX, write_config
 from mira_stream.core.segment import ObjectLines, ObjectRange, Trailer
+from mira_stream.daemon.config import load_config
+from mira_stream.daemon.lake import layout_of
 from mira_stream.sink.format import segment_key, trailer_frame
+from mira_stream.sink.layout import LAYOUT_KEY
 from tests.fakes.listing_server import BUCKET, SOURCE, version_of
 
 _PARTITION = f"source={SOURCE}/shard=00"
@@ -61,6 +65,10 @@ class _Lab:
 
     def write_sink(self) -> None:
         """Segments without their rows: only the names and trailers are read at a start."""
+        config = load_config(write_config(self._root, "http://127.0.0.1:1", self.replica))
+        layout = self._root / "scores" / LAYOUT_KEY
+        layout.parent.mkdir(parents=True)
+        layout.write_bytes(msgspec.json.encode(layout_of(config, f"s3://{BUCKET}/{PREFIX.rstrip('/')}")))
         per_object = self._records // self._objects
         per_segment = max(1, _ROWS_OF_SEGMENT // per_object)
         for seq, first in enumerate(range(0, self._objects, per_segment)):
