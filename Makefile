@@ -85,6 +85,7 @@ bench: setup ## Measure, and write bench/results/
 docs: setup ## Write the generated pages of docs/reference/
 	@$(BIN)/python -c 'from mira_stream.daemon.config_reference import render_reference as r; print(r(), end="")' > docs/reference/config.md
 	@$(BIN)/python -c 'from mira_stream.telemetry.metrics_reference import render_metrics as r; print(r(), end="")' > docs/reference/metrics.md
+	@$(BIN)/python -m tests.tidy.cli_page docs/reference/cli.md
 
 constraints: ## Pin what is installed in .venv now (no index address goes in)
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | sort -f > constraints.txt

@@ -12,6 +12,7 @@ from mira_stream.daemon.config import load_config
 from mira_stream.daemon.config_reference import render_reference
 from mira_stream.telemetry.metrics_reference import render_metrics
 from mira_stream.telemetry.registry import REGISTRY
+from tests.tidy.cli_page import rendered
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -63,6 +64,12 @@ def test_the_configuration_page_is_what_the_code_says() -> None:
 def test_the_metrics_page_is_what_the_code_says() -> None:
     """`make docs` writes it."""
     assert (ROOT / "docs/reference/metrics.md").read_text("utf-8") == render_metrics(), "run `make docs`"
+
+
+def test_the_command_line_page_is_what_the_code_says() -> None:
+    """Every command has its place there, with every option; `make docs` writes the tables."""
+    page = (ROOT / "docs/reference/cli.md").read_text("utf-8")
+    assert rendered(page) == page, "run `make docs`"
 
 
 def test_the_runbook_has_a_section_for_every_reason() -> None:
