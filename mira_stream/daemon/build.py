@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +21,7 @@ from mira_stream.core.tokens import Estimator, raw_tokens
 from mira_stream.core.usage import Reply
 from mira_stream.daemon.config import Config
 from mira_stream.daemon.counters import OpenCounter, canned_chat, open_counters, warm_up_body
+from mira_stream.daemon.host_meters import meter_host
 from mira_stream.daemon.lake import (
     SinkTrouble,
     failpoint_from_environment,
@@ -87,6 +89,7 @@ async def built(config: Config, *, once: bool) -> AsyncIterator[Daemon]:
         await probe_stores(config, stores)
         ledger = open_ledger(config, stores.sink.uri, failpoint)
         stack.push_async_callback(ledger.close)
+        meter_host(meters, Path(config.ledger.path), wall=time.time)
         source = make_source(config, stores.source, meters)
         stack.callback(source.close)
         workers = stack.enter_context(ThreadPoolExecutor(4, "worker"))

@@ -35,12 +35,15 @@ class PoolMeters:
 
     def scored(self, source: str, parsed: ParsedReply) -> None:
         """A reply to a record of `source` was complete."""
-        slots = self._pool.prompting.slots
-        self._scores.of(self._pool.group, self._meters.source(source), slots).add(parsed)
+        assert parsed.overall is not None, "a complete reply has an overall score"
+        assert parsed.training_recommendation is not None, "and a recommendation"
+        meters, slots = self._meters, self._pool.prompting.slots
+        labels = (self._pool.group, meters.source(source))
+        self._scores.of(*labels, slots).add(parsed)
         for slot in slots:
-            self._meters.observe(
-                metrics.REPLY_SCORE_POINTS, getattr(parsed.scores, slot), (self._pool.group, slot)
-            )
+            meters.observe(metrics.REPLY_SCORE_POINTS, getattr(parsed.scores, slot), (*labels, slot))
+        meters.observe(metrics.REPLY_OVERALL_POINTS, parsed.overall, labels)
+        meters.add(metrics.REPLY_RECOMMENDATIONS, 1, (*labels, parsed.training_recommendation))
 
     def reasked(self, reply: Reply) -> None:
         """A reply lacked something: all that it cost is wasted."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
+from itertools import chain
 
 import msgspec
 import structlog
@@ -103,7 +104,8 @@ class Reader:
         self._meters = meters
         self._settings = left.settings
         self._waiting: defaultdict[RawChannel, deque[PendingObject]] = defaultdict(deque)
-        self._open: set[str] = set()
+        self._open: dict[str, float] = {}
+        """When each object that is read was written, by its uri."""
         self._places_taken: Counter[RawChannel] = Counter()
         self.postponed = 0
         meters.refresh_with(self._refresh)
@@ -113,7 +115,7 @@ class Reader:
         async with asyncio.TaskGroup() as group:
             while (pending := await self._next(discovery)) is not None:
                 channel = self._route(pending.seen.source)
-                self._open.add(pending.seen.version.uri)
+                self._open[pending.seen.version.uri] = pending.seen.modified
                 self._places_taken[channel] += 1
 
                 def done(channel: RawChannel = channel) -> None:
@@ -184,7 +186,7 @@ class Reader:
             return  # shutting down: what was not handed on is read again at the next start
         finally:
             self._committer.under_way.release(version)
-            self._open.discard(version.uri)
+            del self._open[version.uri]
             done()
 
     async def emit(self, record: RawRecord) -> None:
@@ -197,3 +199,6 @@ class Reader:
     def _refresh(self) -> None:
         self._meters.set(metrics.SOURCE_OBJECTS_OPEN, len(self._open))
         self._meters.set(metrics.SOURCE_OBJECTS_OPEN_LIMIT, self._settings.open_objects_max)
+        next_ones = (one.seen.modified for waiting in self._waiting.values() for one in waiting)
+        oldest = min(chain(self._open.values(), next_ones), default=0.0)
+        self._meters.set(metrics.SOURCE_OLDEST_OBJECT_TIMESTAMP_SECONDS, oldest)

@@ -24,13 +24,16 @@ class Metric(msgspec.Struct, frozen=True, eq=False):
     buckets: tuple[float, ...] = ()
 
 
-LABELS = frozenset({"replica", "reason", "outcome", "stage", "group", "slot", "factor", "source"})
+LABELS = frozenset(
+    {"replica", "reason", "outcome", "stage", "group", "slot", "factor", "source", "recommendation"}
+)
 REGISTRY: dict[str, Metric] = {}
 
 _SECONDS = (0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _RATIOS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)
 _FAST_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _SCORES = tuple(float(n) for n in range(11))
+_OVERALL_SCORES = tuple(float(n) for n in range(0, 101, 10))
 
 
 def _declare(metric: Metric) -> Metric:
@@ -73,6 +76,10 @@ SOURCE_OBJECTS_PUT_OFF = _gauge(
 )
 SOURCE_NAMES_IGNORED = _counter("source_names_ignored", "Listed names that are no objects.", "reason")
 SOURCE_LINE_BYTES = _counter("source_line_bytes", "Decompressed bytes of the lines read.")
+SOURCE_OLDEST_OBJECT_TIMESTAMP_SECONDS = _gauge(
+    "source_oldest_object_timestamp_seconds",
+    "When the oldest object that is read or is next to be was written, seconds since the epoch; 0 if all is read.",
+)
 SOURCE_LISTING_SECONDS = _gauge("source_listing_seconds", "How long the last listing took.")
 SOURCE_LISTED_TIMESTAMP_SECONDS = _gauge(
     "source_listed_timestamp_seconds", "When the last listing ended, seconds since the epoch."
@@ -161,8 +168,19 @@ REPLICA_KV_USAGE_RATIO = _gauge("replica_kv_usage_ratio", "KV cache usage as the
 REPLICA_WAITING_REQUESTS = _gauge("replica_waiting_requests", "Its queue, everybody's requests.", "replica")
 REPLICA_RUNNING_REQUESTS = _gauge("replica_running_requests", "Its running requests.", "replica")
 
-REPLY_SCORE_POINTS = _histogram("reply_score_points", "Scores given, 0 to 10.", _SCORES, "group", "slot")
+REPLY_SCORE_POINTS = _histogram(
+    "reply_score_points", "Scores given, 0 to 10.", _SCORES, "group", "source", "slot"
+)
+REPLY_OVERALL_POINTS = _histogram(
+    "reply_overall_points", "Overall grades given, 0 to 100.", _OVERALL_SCORES, "group", "source"
+)
+REPLY_RECOMMENDATIONS = _counter(
+    "reply_recommendations", "Complete replies, by what they recommend.", "group", "source", "recommendation"
+)
 
+LEDGER_FILE_BYTES = _gauge("ledger_file_bytes", "Size of the ledger and of its log.")
+LEDGER_DISK_BYTES = _gauge("ledger_disk_bytes", "Size of the file system that the ledger lies on.")
+LEDGER_DISK_FREE_BYTES = _gauge("ledger_disk_free_bytes", "What is free there for the daemon.")
 LEDGER_RECEIVE_SECONDS = _histogram(
     "ledger_receive_seconds", "Time to make an outcome durable.", _FAST_SECONDS
 )
@@ -182,4 +200,7 @@ SINK_RETRIES = _counter("sink_retries", "Publishing tried again after trouble of
 
 CONFIG_RELOADS = _counter("config_reloads", "Times the configuration was read again.", "outcome")
 
+CLOCK_TIMESTAMP_SECONDS = _gauge(
+    "clock_timestamp_seconds", "The daemon's clock when it was asked, seconds since the epoch."
+)
 LOOP_LAG_SECONDS = _gauge("loop_lag_seconds", "How late the event loop's last heartbeat was.")

@@ -8,7 +8,19 @@ from mira_stream.telemetry import registry
 from mira_stream.telemetry.registry import LABELS, REGISTRY, Kind, Metric
 from tests.tidy.tree import modules, texts
 
-PARTS = {"config", "records", "source", "prepare", "pool", "replica", "reply", "ledger", "sink", "loop"}
+PARTS = {
+    "clock",
+    "config",
+    "records",
+    "source",
+    "prepare",
+    "pool",
+    "replica",
+    "reply",
+    "ledger",
+    "sink",
+    "loop",
+}
 UNITS = {
     "bytes",
     "checkpoints",
@@ -25,6 +37,7 @@ UNITS = {
 }
 COUNTED_OR_STATE = {
     "mira_stream_config_reloads_total": "counts itself",
+    "mira_stream_reply_recommendations_total": "counts itself",
     "mira_stream_pool_limiting_factor": "0 or 1",
     "mira_stream_pool_stopped": "0 or 1",
     "mira_stream_replica_capacity_origin": "0 or 1",
