@@ -1,6 +1,7 @@
 """A page's commands, typed by a stranger: one shell, an empty folder, no other variables than a login has."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -98,5 +99,5 @@ def _plain(printed: str) -> str:
 
 def _with(text: str, ports: Mapping[str, str]) -> str:
     for port, other in ports.items():
-        text = text.replace(port, other)
+        text = re.sub(rf"\b{port}\b", other, text)
     return text
