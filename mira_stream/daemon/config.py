@@ -160,7 +160,10 @@ def load_config(path: Path) -> Config:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise Refusal(f"cannot read {path}: {error}", "give the path of a TOML file with --config") from error
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise Refusal(
+            f"cannot read {path}: {reason}", "give the path of a TOML file with --config"
+        ) from error
     return parse_config(text, str(path))
 
 

@@ -179,7 +179,7 @@ def _engine(one: ReplicaStatus, pool: PoolStatus) -> Text:
     text.append(f"; {_short(one.unprefilled_tokens)} of {_short(one.unprefilled_tokens_limit)} to prefill")
     if one.prefix_hit_ratio is not None and pool.prefix_possible_ratio:
         text.append(f"; prefix hits {one.prefix_hit_ratio:.0%} of {pool.prefix_possible_ratio:.0%}")
-    text.append(f"; {one.answers:,} answers")
+    text.append(f"; {one.answers:,} answer{'' if one.answers == 1 else 's'}")
     if one.latency_seconds is not None:
         half, most = one.latency_seconds
         text.append(f" in {half:.1f} s, 95 % in {most:.1f} s")

@@ -84,6 +84,8 @@ def _reason(error: Exception) -> str:
             return "it asks for a token: give --token-env NAME, or the --config that names it"
         case TimeoutError():
             return f"nothing whole came within {_TIMEOUT_SECONDS:.0f} s"
+        case aiohttp.ClientConnectorError(os_error=ConnectionRefusedError()):
+            return "nothing listens there"
         case aiohttp.InvalidURL():
             return "that is no address"
         case aiohttp.ClientResponseError():

@@ -58,6 +58,15 @@ def test_what_is_no_status_is_refused(answer: bytes, said: str, *, as_json: bool
         show_status(url, watch=False, as_json=as_json)
 
 
+def test_where_nothing_listens_nobody_answers() -> None:
+    """The most usual mistake is told in plain words."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}/status.json"
+        with pytest.raises(Refusal, match=r"no daemon answers at \S+: nothing listens there$"):
+            show_status(url, watch=False, as_json=False)
+
+
 def test_a_server_that_drips_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time limit is that of the whole answer: one that comes byte by byte for ever does not hold the command."""
     monkeypatch.setattr(status_view, "_TIMEOUT_SECONDS", 0.3)
