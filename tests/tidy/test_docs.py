@@ -39,6 +39,21 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_into_a_page_find_their_heading(page: Path) -> None:
+    """What stands behind the # is a heading of that page, as it is spelled in addresses."""
+    links = re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text("utf-8"))
+    targets = [
+        ((page.parent / link) if link else page, heading) for link, heading in links if "://" not in link
+    ]
+    assert not [f"{to.name}#{heading}" for to, heading in targets if heading not in _headings(to)]
+
+
+def _headings(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_commands_exist(page: Path) -> None:
     """Every `mira-stream …` and `make …` that a page tells to type is there."""
     text = page.read_text("utf-8")
