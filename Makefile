@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-system test-vllm node chaos soak fuzz bench docs lint format constraints clean
+.PHONY: help setup demo test test-system test-vllm node chaos soak fuzz bench docs dashboards lint format constraints clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,9 @@ format: setup ## Format the tree
 
 bench: setup ## Measure, and write bench/results/
 	@$(BIN)/python -m bench
+
+dashboards: setup ## Write grafana/dashboards/ from their code
+	@$(BIN)/python -m grafana
 
 docs: setup ## Write the generated pages of docs/reference/
 	@$(BIN)/python -c 'from mira_stream.daemon.config_reference import render_reference as r; print(r(), end="")' > docs/reference/config.md

@@ -1,0 +1,1 @@
+"""The dashboards, as code. `python -m grafana` (`make dashboards`) writes them to `grafana/dashboards/`."""
