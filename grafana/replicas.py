@@ -21,6 +21,8 @@ from grafana.words import TEXTS, factor_query
 _I = 'instance=~"$instance"'
 _R = f'{_I}, replica=~"$replica"'
 _G = f'{_I}, group=~"$group"'
+_NONE = f"0 * sum by (group) (mira_stream_pool_window_records{{{_G}}})"
+"""Zero for each pool: what never happened has no series of its own."""
 
 
 def _rate(metric: str) -> str:
@@ -285,11 +287,11 @@ def _learned() -> Panels:
             "Exact counts that differ",
             [
                 Query(
-                    f"sum by (group) (rate(mira_stream_pool_miscounted_records_total{{{_G}}}[$__rate_interval]))",
+                    f"sum by (group) (rate(mira_stream_pool_miscounted_records_total{{{_G}}}[$__rate_interval])) or {_NONE}",
                     "{{group}} miscounted",
                 ),
                 Query(
-                    f"sum by (group) (rate(mira_stream_prepare_counted_records_total{{{_G}}}[$__rate_interval]))",
+                    f"sum by (group) (rate(mira_stream_prepare_counted_records_total{{{_G}}}[$__rate_interval])) or {_NONE}",
                     "{{group}} counted",
                 ),
             ],
