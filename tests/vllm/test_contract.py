@@ -95,12 +95,14 @@ REFUSED = {
     "a wrong key": Request(CHAT, RATE, "B_api_key_wrong_401", key="sk-wrong"),
 }  # fmt: skip
 
+# Long enough for several events: a token need not be a whole character, and two may come in one event.
+LONG = {"max_tokens": 64, "temperature": 0, "ignore_eos": True}
 STREAMED = {
-    "chat": Request(CHAT, RATE | {"stream": True}),
-    "chat with usage at its end": Request(CHAT, RATE | {"stream": True, "stream_options": {"include_usage": True}}),
-    "chat with usage all along": Request(CHAT, RATE | {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
-    "a text": Request(TEXT, IDS | {"stream": True}),
-    "a text with usage all along": Request(TEXT, IDS | {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
+    "chat": Request(CHAT, RATE | LONG | {"stream": True}),
+    "chat with usage at its end": Request(CHAT, RATE | LONG | {"stream": True, "stream_options": {"include_usage": True}}),
+    "chat with usage all along": Request(CHAT, RATE | LONG | {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
+    "a text": Request(TEXT, IDS | LONG | {"stream": True}),
+    "a text with usage all along": Request(TEXT, IDS | LONG | {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
 }  # fmt: skip
 
 
