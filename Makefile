@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-system test-vllm node chaos soak fuzz bench docs dashboards lint format constraints clean
+.PHONY: help setup demo test test-system test-vllm node chaos soak fuzz bench docs dashboards system-packages lint format constraints clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,12 @@ build/node/.ready: tests/system/package.json
 	@touch $@
 
 node: build/node/.ready ## Install the stores that tests/system runs on Node, below build/node
+
+# Where npm is there already, from another repository, Debian's would push it out.
+system-packages: ## Install what tests/system needs of ops/system-packages.txt, as root, with apt-get
+	@apt-get update --quiet=2
+	@DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends \
+	  $$(sed 's/ *#.*//' ops/system-packages.txt | { command -v npm > /dev/null && grep -vxE 'nodejs|npm' || cat; }) > /dev/null
 
 # Mounts are made in a namespace that ends with the tests.
 test-system: setup node ## Run the tests that need ops/system-packages.txt
