@@ -36,6 +36,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     domain_tag: str | None = None
     brief: str | None = None
     missing: tuple[str, ...] = ()
+    aggregate: float | None = None
+    masked: tuple[str, ...] = ()
+    aggregate_fingerprint: str | None = None
     rubric_fingerprint: str | None = None
     prompt_fingerprint: str | None = None
     model: str | None = None

@@ -19,6 +19,7 @@ from mira_stream.core.errors import MiraStreamError, Refusal
 from mira_stream.core.naming import SourceNaming
 from mira_stream.core.tokens import Estimator, raw_tokens
 from mira_stream.core.usage import Reply
+from mira_stream.daemon.aggregators import load_aggregators
 from mira_stream.daemon.config import Config
 from mira_stream.daemon.counters import OpenCounter, canned_chat, open_counters, warm_up_body
 from mira_stream.daemon.host_meters import meter_host
@@ -149,7 +150,12 @@ def assemble(
         clock=time.monotonic,
         wall=time.time,
     )
-    rows = RowMaker(shards=config.sink.shards, now=_rfc3339_now, keep_reply=config.record.keep_reply)
+    rows = RowMaker(
+        shards=config.sink.shards,
+        now=_rfc3339_now,
+        keep_reply=config.record.keep_reply,
+        aggregators=load_aggregators(config.aggregate, plans),
+    )
     workplace = Workplace(
         committer=committer,
         rows=rows,

@@ -9,6 +9,7 @@ import msgspec
 from mira_stream.control.selftest import self_test
 from mira_stream.core.errors import MiraStreamError, Refusal
 from mira_stream.core.reply import parse
+from mira_stream.daemon.aggregators import load_aggregators
 from mira_stream.daemon.config import Config
 from mira_stream.daemon.counters import canned_chat, open_counters
 from mira_stream.daemon.http_guard import guard_of
@@ -62,10 +63,14 @@ async def check_all(config: Config, *, offline: bool) -> Report:
     guard_of(config.http)
     plans = plan_pools(config)
     stores = open_stores(config, Meters())
+    aggregators = load_aggregators(config.aggregate, plans)
     findings = [_rubric_finding(plan) for plan in plans]
     findings.append(_gates_finding(config))
     counted, canned = await _check_counters(config, plans)
     findings += counted
+    if config.aggregate.enabled:
+        fingerprints = ", ".join(sorted({one.fingerprint for one in aggregators.values()}))
+        findings.append(Finding("aggregate", Verdict.OK, f"masks are of these rubrics; {fingerprints}"))
     findings.append(Finding("calibration", Verdict.NOTE, _UNCALIBRATED))
     findings.append(await _tried("ledger", lambda: _check_ledger(config, stores.sink.uri)))
     if not offline:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from mira_stream.control.settings import AdmissionSettings
+from mira_stream.core.aggregate import AggregateSettings
 from mira_stream.core.errors import Refusal
 from mira_stream.core.request import RequestSettings
 from mira_stream.ledger.settings import LedgerSettings
@@ -95,6 +96,21 @@ class RecordSection(msgspec.Struct, frozen=True, kw_only=True):
     keep_reply: Annotated[bool, Meta(description="Keep the raw reply text in every row.")] = False
 
 
+class AggregateSection(AggregateSettings, frozen=True, kw_only=True):
+    """`[aggregate]`: one number per row, made of its scores as it is written."""
+
+    enabled: Annotated[bool, Meta(description="Fill the columns of the aggregate in every scored row.")] = (
+        False
+    )
+    masks: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Mask files, as `reliability` writes them, one at most for a rubric; where there is none, all "
+            "slots count."
+        ),
+    ] = ()
+
+
 class HttpSection(msgspec.Struct, frozen=True, kw_only=True):
     """`[http]`: metrics, health and status."""
 
@@ -150,6 +166,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     anchors: AnchorsSection = AnchorsSection()
     counter: CounterSettings = CounterSettings()
     record: RecordSection = RecordSection()
+    aggregate: AggregateSection = AggregateSection()
     http: HttpSection = HttpSection()
     log: LogSection = LogSection()
     service: ServiceSection = ServiceSection()

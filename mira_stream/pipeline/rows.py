@@ -1,9 +1,10 @@
 """From a record's end to its row: the one place that knows which column comes from where."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
+from mira_stream.core.aggregate import Aggregator
 from mira_stream.core.outcome import Reason, outcome_of
 from mira_stream.core.partition import partition_name
 from mira_stream.core.record import RecordKey
@@ -47,12 +48,23 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowMaker:
-    """Encodes rows. `now` gives RFC 3339 UTC; `shards` is the layout's; `keep_reply` keeps the raw text always."""
+    """Encodes rows. `now` gives RFC 3339 UTC; `shards` is the layout's; `keep_reply` keeps the raw text always.
 
-    def __init__(self, *, shards: int, now: Callable[[], str], keep_reply: bool) -> None:
+    `aggregators`: by rubric fingerprint, of those whose rows get an aggregate.
+    """
+
+    def __init__(
+        self,
+        *,
+        shards: int,
+        now: Callable[[], str],
+        keep_reply: bool,
+        aggregators: Mapping[str, Aggregator] | None = None,
+    ) -> None:
         self._shards = shards
         self._now = now
         self._keep_reply = keep_reply
+        self._aggregators = aggregators or {}
 
     def unasked(self, subject: Subject, reason: Reason) -> Received:
         """A record that ended before any replica saw it."""
@@ -73,6 +85,8 @@ class RowMaker:
             columns["missing"] = answer.parsed.missing
             if reason is None:
                 columns |= _score_columns(answer.parsed)
+                if aggregator := self._aggregators.get(answer.fingerprints.rubric):
+                    columns |= _aggregate_columns(aggregator, subject.source, answer.parsed)
         return self._received(subject, reason, columns)
 
     def _received(self, subject: Subject, reason: Reason | None, columns: dict[str, object]) -> Received:
@@ -118,4 +132,13 @@ def _score_columns(parsed: ParsedReply) -> dict[str, object]:
         "training_recommendation": parsed.training_recommendation,
         "domain_tag": parsed.domain_tag,
         "brief": parsed.brief,
+    }
+
+
+def _aggregate_columns(aggregator: Aggregator, source: str, parsed: ParsedReply) -> dict[str, object]:
+    found = aggregator.of(source, msgspec.structs.astuple(parsed.scores))
+    return {
+        "aggregate": found.value,
+        "masked": found.masked,
+        "aggregate_fingerprint": aggregator.fingerprint,
     }
